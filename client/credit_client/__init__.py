@@ -1,0 +1,1 @@
+"""A data holder: shard, training under differential privacy, ledger and gate."""

@@ -1,0 +1,126 @@
+"""A holder as a Flower ClientApp: trains and evaluates on messages, answers through the gate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+from credit_client.gate import Gate
+from credit_client.ledger import Ledger
+from credit_client.training.examples import Examples
+from credit_client.training.loop import score, train
+from credit_client.training.randomness import RandomSource, SecureRandom
+from credit_common.contract import Contract
+from credit_common.errors import ShardError
+from credit_common.evaluation import count_users
+from credit_common.model import CreditModel
+from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
+from credit_common.record import Record
+from credit_common.wire import request_arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """One data holder, ready to answer.
+
+    Attributes:
+        train, holdout: Encoded users of each side of the split.
+        sampling, noise: Where Poisson batches and noise come from.
+    """
+
+    name: str
+    contract: Contract
+    plan: MechanismPlan
+    model: CreditModel
+    gate: Gate
+    train: Examples
+    holdout: Examples
+    sampling: RandomSource = field(default_factory=SecureRandom)
+    noise: RandomSource = field(default_factory=SecureRandom)
+
+
+def open_holder(
+    name: str,
+    contract: Contract,
+    *,
+    size_class: str,
+    ledger: Ledger,
+    model: CreditModel,
+    train_records: Sequence[Record] | Examples,
+    holdout_records: Sequence[Record] | Examples,
+    allow_no_privacy: bool = False,
+    source: RandomSource | None = None,
+) -> Holder:
+    """Check the plan, encode the records and make a holder.
+
+    Args:
+        size_class: Declared by a person; sets the public denominator and weight.
+        train_records, holdout_records: Records, or examples that are already encoded by a model
+            with the same frozen layers.
+        source: Randomness of a simulation without privacy; private holders take none.
+
+    Raises:
+        PrivacyError: If the schedule passes the budget, or there is no budget.
+        ShardError: If there is no training user.
+    """
+    plan = mechanism_plan(contract, size_class)
+    check_plan(plan)
+    gate = Gate(contract, plan, ledger, model.schema(), allow_no_privacy=allow_no_privacy)
+
+    def encoded(records: Sequence[Record] | Examples) -> Examples:
+        if isinstance(records, Examples):
+            return records
+        return Examples(model, contract, records)
+
+    train_examples = encoded(train_records)
+    if len(train_examples) == 0:
+        raise ShardError(f"holder {name}: the shard has no usable training user")
+    sources = {} if source is None else {"sampling": source, "noise": source}
+    return Holder(
+        name=name,
+        contract=contract,
+        plan=plan,
+        model=model,
+        gate=gate,
+        train=train_examples,
+        holdout=encoded(holdout_records),
+        **sources,
+    )
+
+
+def holder_app(holder: Holder) -> ClientApp:
+    """The ClientApp that answers for a holder."""
+    app = ClientApp()
+
+    @app.train()
+    def _train(message: Message, context: Context) -> Message:
+        return holder.gate.send_adapter(
+            message,
+            lambda: train(
+                holder.model,
+                holder.train,
+                holder.plan,
+                request_arrays(message),
+                sampling=holder.sampling,
+                noise=holder.noise,
+            ),
+        )
+
+    @app.evaluate()
+    def _evaluate(message: Message, context: Context) -> Message:
+        return holder.gate.send_histogram(message, lambda: noised_histogram(holder, message))
+
+    return app
+
+
+def noised_histogram(holder: Holder, message: Message) -> NDArray[np.float64]:
+    """Counts of the hold-out users by cell (see `count_users`), noised: (2, bins) float64."""
+    scores = score(holder.model, holder.holdout, request_arrays(message))
+    counts = count_users(holder.contract, scores, holder.holdout.labels).astype(np.float64)
+    deviation = holder.plan.evaluation_noise_multiplier
+    if deviation > 0:
+        counts += deviation * holder.noise.normal(counts.size).reshape(counts.shape)
+    return counts

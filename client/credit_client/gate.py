@@ -1,0 +1,130 @@
+"""The one door through which anything leaves a holder.
+
+An answer is made in this order: look the request up (a repeated one gets the same bytes, never
+fresh noise); check the budget; compute; charge the ledger and store the reply in one durable
+transaction; only then hand the reply out. Nothing else in this package makes a message.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from flwr.app import Message, MessageType
+from numpy.typing import NDArray
+
+from credit_client.ledger import Account, Ledger
+from credit_common.contract import Contract
+from credit_common.errors import CreditError, PrivacyError, WireError
+from credit_common.model import Arrays, check_adapter
+from credit_common.privacy import MechanismPlan
+from credit_common.wire import (
+    HISTOGRAM,
+    adapter_reply,
+    histogram_reply,
+    pack,
+    refusal,
+    request_digest,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """Charges, lists and builds every outbound message of one holder.
+
+    Args:
+        contract: The contract that the holder accepted.
+        plan: The mechanism that trainer and ledger share.
+        ledger: The holder's durable account.
+        schema: Names and shapes of an adapter; nothing else leaves as arrays.
+        allow_no_privacy: Whether a contract without a budget is accepted at all.
+
+    Raises:
+        PrivacyError: If the contract has no budget and that is not allowed.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        plan: MechanismPlan,
+        ledger: Ledger,
+        schema: dict[str, tuple[int, ...]],
+        *,
+        allow_no_privacy: bool = False,
+    ) -> None:
+        if not plan.private and not allow_no_privacy:
+            raise PrivacyError(
+                "privacy.epsilon is absent: this federation has no privacy; "
+                "it is refused unless --allow-no-privacy is given"
+            )
+        self._contract, self._plan, self._ledger = contract, plan, ledger
+        self._schema = schema
+        self._weight = plan.expected_batch_size  # in proportion to the public size class
+        ledger.bind_split(contract.split.salt, contract.split.holdout)
+
+    def send_adapter(self, request: Message, train: Callable[[], Arrays]) -> Message:
+        """Answer a training request with the adapter that `train` returns."""
+
+        def compute() -> bytes:
+            adapter = train()
+            check_adapter(self._schema, adapter)
+            return pack(adapter)
+
+        return self._answer(
+            request, "train", compute, lambda sent: adapter_reply(request, sent, self._weight)
+        )
+
+    def send_histogram(self, request: Message, count: Callable[[], NDArray[np.float64]]) -> Message:
+        """Answer an evaluation request with the noised histogram that `count` returns."""
+        shape = (2, self._contract.evaluation.bins)
+
+        def compute() -> bytes:
+            counts = count()
+            if counts.dtype != np.float64 or counts.shape != shape:
+                raise WireError(f"histogram is {counts.dtype} {counts.shape}, must be {shape}")
+            return pack({HISTOGRAM: counts})
+
+        return self._answer(
+            request, "holdout", compute, lambda sent: histogram_reply(request, sent, self._weight)
+        )
+
+    def _answer(
+        self,
+        request: Message,
+        account: Account,
+        compute: Callable[[], bytes],
+        build: Callable[[bytes], Message],
+    ) -> Message:
+        plan = self._plan
+        train = request.metadata.message_type == MessageType.TRAIN
+        event = plan.round_event() if train else plan.evaluation_event()
+        try:
+            digest = request_digest(request, self._contract.digest)
+            message_id = request.metadata.message_id
+            payload = self._ledger.lookup(message_id, digest)
+            if payload is None:
+                self._ledger.check(account, event, budget_epsilon=plan.epsilon, delta=plan.delta)
+                payload = compute()
+                self._ledger.charge(
+                    account,
+                    event,
+                    contract_digest=self._contract.digest,
+                    message_id=message_id,
+                    request_digest=digest,
+                    reply=payload,
+                    budget_epsilon=plan.epsilon,
+                    delta=plan.delta,
+                )
+            log.info("released %s, %d bytes, sha256 %s", account, len(payload), _short(payload))
+            return build(payload)
+        except CreditError as error:  # own errors name no data; the server learns one code
+            log.warning("refused a request: %s", error)
+            return refusal(request)
+        except Exception as error:  # whatever broke may quote data: its type is all that is kept
+            log.warning("refused a request: %s", type(error).__name__)
+            return refusal(request)
+
+
+def _short(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()[:16]

@@ -1,0 +1,92 @@
+"""Where each field of the contract stands in a holder's file, and how its cells are read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from credit_client.mapping import ShardMapping
+from credit_client.table import Row, Table
+from credit_common.contract import Contract
+from credit_common.errors import ShardError
+from credit_common.fields import DroppedField, Field, IdentifierField
+from credit_common.record import RejectedValueError, Value, parse_label, parse_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How each row of one file is read.
+
+    Attributes:
+        user: Place of the user id's column.
+        label: Reads a row's label; raises RejectedValueError where one is required.
+        readers: (contract's name, how to read it) of each field that is read; each may raise
+            RejectedValueError.
+        ignored: Columns that the contract does not declare.
+    """
+
+    user: int
+    label: Callable[[Row], float | None]
+    readers: tuple[tuple[str, Callable[[Row], Value]], ...]
+    ignored: tuple[str, ...]
+
+
+def find_layout(
+    path: Path, table: Table, contract: Contract, mapping: ShardMapping, *, require_label: bool
+) -> Layout:
+    """Find the contract's fields among a file's columns.
+
+    Missing columns are named before any other complaint about the header: a file without a header
+    has data in its place, which no message may quote.
+
+    Raises:
+        ShardError: If a column that is read is missing, or a name stands twice.
+    """
+    places = {name: index for index, name in enumerate(table.columns)}
+    read = [f for f in contract.fields if not isinstance(f, IdentifierField | DroppedField)]
+    label, user = contract.task.label, contract.record.user
+    needed = [user, *([label] if require_label else []), *(f.name for f in read)]
+    for name in needed:
+        column = mapping.column(name)
+        if name not in mapping.constants and column not in places:
+            renamed = f" (the mapping's column for {name!r})" if column != name else ""
+            raise ShardError(f"{path}: column {column!r}{renamed} is missing")
+    if table.repeated:
+        raise ShardError(f"{path}: column {table.repeated[0]!r} stands twice in the header")
+    used = {mapping.column(name) for name in (*needed, label)}
+    declared = used | {f.name for f in contract.fields if f not in read}
+    return Layout(
+        user=places[mapping.column(user)],
+        label=_label_reader(contract, mapping, places, require_label),
+        readers=tuple((f.name, _reader(f, mapping, places)) for f in read),
+        ignored=tuple(name for name in table.columns if name not in declared),
+    )
+
+
+def _reader(field: Field, mapping: ShardMapping, places: dict[str, int]) -> Callable[[Row], Value]:
+    name = field.name
+    if name in mapping.constants:
+        constant = mapping.constants[name]
+        return lambda cells: parse_value(field, constant)
+    place = places[mapping.column(name)]
+    if mapping.touches(name):
+        return lambda cells: parse_value(field, mapping.translate(name, cells[place]))
+    return lambda cells: parse_value(field, cells[place])
+
+
+def _label_reader(
+    contract: Contract, mapping: ShardMapping, places: dict[str, int], required: bool
+) -> Callable[[Row], float | None]:
+    name = contract.task.label
+    place = places.get(mapping.column(name))
+
+    def read(cells: Row) -> float | None:
+        if place is None:
+            return None
+        try:
+            return parse_label(contract, mapping.translate(name, cells[place]))
+        except RejectedValueError:
+            if required:
+                raise
+            return None
+
+    return read

@@ -1,0 +1,477 @@
+"""The durable privacy ledger: what a holder's users have spent, across contracts, tasks and shards.
+
+One SQLite file per holder. Entries are only ever added, each with the SHA-256 of the one before it;
+a reply is stored in the transaction that charges for it, which is on the disk before `charge`
+returns. So a crash at any point leaves either no charge and no reply, or a charge and the very
+bytes that a repeated request is answered with: ε never falls, and fresh noise is never drawn twice
+for one message.
+
+The rollback journal (DELETE) with synchronous=EXTRA is used rather than a write-ahead log: at rest
+the ledger is a single file that a person can copy, and with EXTRA the journal's end is on the disk
+too, without which a power cut could bring back the state before a commit. A charge costs some
+milliseconds, next to seconds of training.
+
+Users of the train and hold-out accounts are disjoint as long as one salt and hold-out fraction have
+split them since the first charge; then the holder's ε is the larger of the two accounts'. Otherwise
+a user may be in both, and both accounts' events compose.
+
+What the chain cannot show by itself: entries cut off at its end, an older copy of the whole file
+put back, or a chain made anew from its first entry. `head` is what a witness outside the file has
+to remember for that.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self, cast, get_args
+
+from credit_common.errors import BudgetError, PrivacyError
+from credit_common.privacy import (
+    Event,
+    epsilon,
+    epsilon_replace_one,
+    event_from_json,
+    event_to_json,
+)
+
+Account = Literal["train", "holdout"]
+ACCOUNTS: tuple[Account, ...] = get_args(Account)
+GENESIS = hashlib.sha256(b"credit-federation ledger 1").hexdigest()
+APPLICATION_ID = 0x43464C31  # "CFL1", in the file's header: a ledger of format 1
+_SCHEMA = f"""
+BEGIN;
+PRAGMA application_id = {APPLICATION_ID};
+CREATE TABLE entries (
+    sequence INTEGER PRIMARY KEY, time TEXT NOT NULL, account TEXT NOT NULL, event TEXT NOT NULL,
+    contract_digest TEXT NOT NULL, message_id TEXT UNIQUE, request_digest TEXT NOT NULL,
+    reply_digest TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL
+) STRICT;
+CREATE TABLE replies (message_id TEXT PRIMARY KEY, reply BLOB NOT NULL) STRICT;
+CREATE TRIGGER entries_stay BEFORE DELETE ON entries
+    BEGIN SELECT RAISE(ABORT, 'entries are never deleted'); END;
+CREATE TRIGGER entries_fixed BEFORE UPDATE ON entries
+    BEGIN SELECT RAISE(ABORT, 'entries are never changed'); END;
+COMMIT;
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the ledger.
+
+    Attributes:
+        sequence: 1 for the first entry, without gaps.
+        time: UTC, ISO 8601, seconds.
+        account: "train" or "holdout"; "split" for the entry that records a salt and fraction.
+        event: Canonical JSON of the privacy event ("null" in a run without privacy) or the split.
+        contract_digest: The contract under which it was spent.
+        message_id: The message that is answered; None for a split.
+        request_digest, reply_digest: SHA-256 of request and reply, in hex.
+        previous: Hash of the entry before, or GENESIS.
+    """
+
+    sequence: int
+    time: str
+    account: str
+    event: str
+    contract_digest: str
+    message_id: str | None
+    request_digest: str
+    reply_digest: str
+    previous: str
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON of all fields, in hex."""
+        return _digest(_canonical(asdict(self)).encode())
+
+
+class Ledger:
+    """A holder's ledger, held by one process at a time. Made by `create`, `open` or `in_memory`.
+
+    Nobody else may open the file within the process either: closing any handle of it would drop
+    the operating system's lock. Safe to use from several threads.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, name: str, *, durable: bool) -> None:
+        self._connection: sqlite3.Connection | None = connection
+        self._name = name
+        self._durable = durable
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._spent: dict[str, list[Event | None]] = {account: [] for account in ACCOUNTS}
+        self._splits: list[str] = []
+        self._charged_unsplit = False
+        try:
+            self.verify()
+            for entry in self.entries():
+                self._count(entry)
+        except PrivacyError:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, path: str | Path) -> Self:
+        """Start an empty ledger, for a holder that has never released anything.
+
+        Raises:
+            PrivacyError: If there is a file already, or it cannot be written.
+        """
+        path = Path(path)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            raise PrivacyError(f"{path} exists already: open it, its spend counts") from None
+        except OSError as error:
+            raise PrivacyError(f"cannot create the ledger {path}: {error.strerror}") from None
+        connection = _connect(path)
+        try:
+            connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            connection.close()
+            path.unlink(missing_ok=True)
+            raise PrivacyError(f"cannot create the ledger {path}: {error}") from None
+        return cls(connection, str(path), durable=True)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open an existing ledger and verify its chain.
+
+        Raises:
+            PrivacyError: If it is missing, in use by a process, not a ledger, or tampered with.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise PrivacyError(
+                f"the ledger {path} is missing: restore it from its backup. A lost ledger counts "
+                f"as spent; only a holder that never released anything may create a new one"
+            )
+        try:
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        except OSError as error:
+            raise PrivacyError(f"the ledger {path} is not this user's: {error.strerror}") from None
+        connection = _connect(path)
+        (kind,) = connection.execute("PRAGMA application_id").fetchone()
+        if kind != APPLICATION_ID:
+            connection.close()
+            raise PrivacyError(f"{path} is not a ledger of this version")
+        return cls(connection, str(path), durable=True)
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        """A ledger that ends with the process, for simulations.
+
+        It alone takes events of None: releases without privacy, with which ε is infinite.
+        """
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        connection.executescript(_SCHEMA)
+        return cls(connection, "ledger in memory", durable=False)
+
+    def bind_split(self, salt: str, fraction: float) -> None:
+        """Record the salt and hold-out fraction by which users are split from now on.
+
+        The second different pair, or a first one after a charge, makes the accounts add up for
+        ever. Only the salt's SHA-256 is kept.
+        """
+        split = _canonical({"holdout": float(fraction), "salt_sha256": _digest(salt.encode())})
+        with self._writing():
+            if split not in self._splits:
+                self._append("split", split, "", None, "", b"")
+
+    def check(
+        self, account: Account, event: Event | None, budget_epsilon: float | None, delta: float
+    ) -> float:
+        """Refuse a release that would pass the budget, before anything is computed for it.
+
+        Args:
+            account: Whose users take part.
+            event: What the release would spend.
+            budget_epsilon: The most that may be spent; None without privacy.
+            delta: δ of the budget.
+
+        Returns:
+            ε after the release.
+
+        Raises:
+            BudgetError: Naming ε before and after, and the budget.
+            PrivacyError: If noise or a finite budget is missing.
+        """
+        with self._lock:
+            _check_account(account)
+            if event is None and budget_epsilon is None and not self._durable:
+                return math.inf
+            if event is None or budget_epsilon is None or not math.isfinite(budget_epsilon):
+                raise PrivacyError(f"{self._name}: a release needs noise and a finite budget")
+            spent = self._composed(account)
+            after = _epsilon([*spent, event], delta)
+            if not after <= budget_epsilon:
+                raise BudgetError(
+                    f"the privacy budget ends here: account {account!r} has epsilon "
+                    f"{_epsilon(spent, delta):.4f}, this release would make it {after:.4f}, "
+                    f"and the budget is {budget_epsilon:g} at delta {delta:g}"
+                )
+            return after
+
+    def charge(
+        self,
+        account: Account,
+        event: Event | None,
+        *,
+        contract_digest: str,
+        message_id: str,
+        request_digest: str,
+        reply: bytes,
+        budget_epsilon: float | None,
+        delta: float,
+    ) -> Entry:
+        """Enter a release and keep its final bytes; both are on the disk when this returns.
+
+        Raises:
+            BudgetError: As in `check`, which is made once more.
+            PrivacyError: If the message was charged before, or the ledger cannot be written; it is
+                closed then, and must be opened anew.
+        """
+        if not message_id:
+            raise PrivacyError("a charge needs a message id")
+        text = _canonical(None if event is None else event_to_json(event))
+        with self._writing():
+            self.check(account, event, budget_epsilon, delta)
+            if self._find(message_id) is not None:
+                raise PrivacyError(f"message {message_id!r} is charged already: answer from lookup")
+            entry = self._append(account, text, contract_digest, message_id, request_digest, reply)
+            self._execute("INSERT INTO replies VALUES (?, ?)", message_id, reply)
+        return entry
+
+    def lookup(self, message_id: str, request_digest: str) -> bytes | None:
+        """The reply that a message was answered with, or None for a message never charged.
+
+        Raises:
+            PrivacyError: If another request had this id, or the reply is forgotten: fresh noise is
+                never drawn for a message that was answered.
+        """
+        with self._lock:
+            found = self._find(message_id)
+            if found is None:
+                return None
+            if found.request_digest != request_digest:
+                raise PrivacyError(f"message {message_id!r} was charged for another request")
+            rows = self._execute("SELECT reply FROM replies WHERE message_id = ?", message_id)
+            if not rows:
+                raise PrivacyError(f"message {message_id!r} is already answered, and acknowledged")
+            reply = bytes(rows[0][0])
+            if _digest(reply) != found.reply_digest:
+                raise self._tampered(found.sequence, "its reply is another one")
+            return reply
+
+    def forget_reply(self, message_id: str) -> None:
+        """Drop the bytes of an acknowledged reply. The entry stays."""
+        with self._writing():
+            self._execute("DELETE FROM replies WHERE message_id = ?", message_id)
+
+    def epsilon(self, account: Account, delta: float) -> float:
+        """ε that the account's own events have spent, under add/remove of a user."""
+        with self._lock:
+            _check_account(account)
+            return _epsilon(self._spent[account], delta)
+
+    def epsilon_overall(self, delta: float) -> float:
+        """ε of any user of the holder, under add/remove of that user."""
+        with self._lock:
+            return max(_epsilon(self._composed(account), delta) for account in ACCOUNTS)
+
+    def epsilon_replace_one(self, delta: float) -> float:
+        """ε under a change of one user for another, who may be on the other side of the split."""
+        with self._lock:
+            train, holdout = self._spent["train"], self._spent["holdout"]
+            both = [*train, *holdout]
+            if None in both:
+                return math.inf
+            groups = [both] if self.accounts_add else [train, holdout]
+            return max(
+                _epsilon(both, delta),
+                *(epsilon_replace_one(cast(list[Event], group), delta) for group in groups),
+            )
+
+    @property
+    def accounts_add(self) -> bool:
+        """Whether a user may have been in both accounts."""
+        return len(self._splits) > 1 or self._charged_unsplit
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Sequence number and hash of the last entry; (0, GENESIS) of an empty ledger."""
+        with self._lock:
+            rows = self._execute(
+                "SELECT sequence, hash FROM entries ORDER BY sequence DESC LIMIT 1"
+            )
+            return rows[0] if rows else (0, GENESIS)
+
+    def entries(self) -> list[Entry]:
+        """All entries, in order."""
+        with self._lock:
+            return [_entry(row) for row in self._execute("SELECT * FROM entries ORDER BY sequence")]
+
+    def verify(self) -> None:
+        """Walk the chain from its beginning; a reply is held against it by `lookup`.
+
+        Raises:
+            PrivacyError: Naming the first entry that was changed, removed or put in. Entries cut
+                off at the end cannot be seen here.
+        """
+        previous = GENESIS
+        with self._lock:
+            rows = self._execute("SELECT * FROM entries ORDER BY sequence")
+        for number, row in enumerate(rows, start=1):
+            entry = _entry(row)
+            if (entry.sequence, entry.previous, entry.hash) != (number, previous, row[-1]):
+                raise self._tampered(number, "it does not follow from the entries before it")
+            previous = entry.hash
+
+    def close(self) -> None:
+        """Let go of the file; the ledger cannot be used any more."""
+        with self._lock:
+            if self._connection is not None and self._process == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _execute(self, sql: str, *values: Any) -> list[Any]:
+        if self._connection is None:
+            raise PrivacyError(f"{self._name} is closed")
+        if self._process != os.getpid():
+            raise PrivacyError(f"{self._name} belongs to the process that opened it")
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            # What is on the disk is uncertain now; it is read again when the file is next opened.
+            self.close()
+            raise PrivacyError(f"{self._name} failed: {error}") from None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock:
+            self._execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._execute("COMMIT")
+            finally:
+                if self._connection is not None and self._connection.in_transaction:
+                    self._execute("ROLLBACK")
+
+    def _append(
+        self,
+        account: str,
+        event: str,
+        contract_digest: str,
+        message_id: str | None,
+        request_digest: str,
+        reply: bytes,
+    ) -> Entry:
+        sequence, previous = self.head
+        entry = Entry(
+            sequence=sequence + 1,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            account=account,
+            event=event,
+            contract_digest=contract_digest,
+            message_id=message_id,
+            request_digest=request_digest,
+            reply_digest=_digest(reply),
+            previous=previous,
+        )
+        row = (*asdict(entry).values(), entry.hash)
+        self._execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row)
+        self._count(entry)  # before the commit: an interrupt in between may only overstate
+        return entry
+
+    def _find(self, message_id: str) -> Entry | None:
+        rows = self._execute("SELECT * FROM entries WHERE message_id = ?", message_id)
+        return _entry(rows[0]) if rows else None
+
+    def _count(self, entry: Entry) -> None:
+        if entry.account == "split":
+            self._splits.append(entry.event)
+            return
+        if entry.account not in ACCOUNTS:
+            raise self._tampered(entry.sequence, "its account is unknown")
+        plain = json.loads(entry.event)
+        if plain is None and self._durable:
+            raise self._tampered(entry.sequence, "it has no noise")
+        self._spent[entry.account].append(None if plain is None else event_from_json(plain))
+        self._charged_unsplit |= not self._splits
+
+    def _composed(self, account: Account) -> list[Event | None]:
+        if self.accounts_add:
+            return [event for spent in self._spent.values() for event in spent]
+        return self._spent[account]
+
+    def _tampered(self, sequence: int, how: str) -> PrivacyError:
+        return PrivacyError(
+            f"{self._name} was tampered with or damaged at entry {sequence}: {how}. "
+            f"Restore it from its backup"
+        )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        for setting in (
+            "locking_mode = EXCLUSIVE",
+            "journal_mode = DELETE",
+            "synchronous = EXTRA",
+            "fullfsync = ON",  # on macOS a plain sync stops at the drive's cache
+        ):
+            connection.execute(f"PRAGMA {setting}")
+        connection.executescript("BEGIN EXCLUSIVE; COMMIT;")  # the lock stays until close
+    except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise PrivacyError(
+                f"the ledger {path} is in use by another client: a holder runs one at a time"
+            ) from None
+        raise PrivacyError(f"the ledger {path} cannot be opened: {error}") from None
+    return connection
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry(**dict(zip(Entry.__dataclass_fields__, row[:-1], strict=True)))
+
+
+def _epsilon(events: list[Event | None], delta: float) -> float:
+    given = [event for event in events if event is not None]
+    return epsilon(given, delta) if len(given) == len(events) else math.inf
+
+
+def _check_account(account: str) -> None:
+    if account not in ACCOUNTS:
+        raise PrivacyError(f"account {account!r}: must be one of {', '.join(ACCOUNTS)}")
+
+
+def _canonical(plain: Any) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,1 @@
+"""Local training under differential privacy; the only door to opacus."""

@@ -1,0 +1,157 @@
+"""A holder's records, encoded once: tokens, wide features, labels, and the frozen layers' output.
+
+The frozen output is raw personal data in another form. It lives in memory only, and goes with the
+process. Shapes depend on each record's own length and on public constants alone (privacy
+specification, row 16): a text is padded to the multiple of 8 above its own length, and physical
+batches always have the same number of rows, filled up with rows of weight zero.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from credit_common.contract import Contract
+from credit_common.model import CreditModel, bucket_length
+from credit_common.record import Record
+from credit_common.text import record_text, wide_features
+
+PHYSICAL = 64
+"""Rows of a physical batch, in training, scoring and in building the cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One physical batch of a fixed number of rows.
+
+    Attributes:
+        rows: Which examples stand in the first len(rows) rows; the others are filling.
+        hidden, mask, wide: Inputs of `CreditModel.forward`.
+        labels: (PHYSICAL,) float32, zero in filling rows.
+        weights: (PHYSICAL,) float32, 1 for examples and 0 for filling.
+    """
+
+    rows: NDArray[np.intp]
+    hidden: Tensor | None
+    mask: Tensor | None
+    wide: Tensor | None
+    labels: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bucket:
+    """Examples of one padded length: their frozen output and token mask."""
+
+    hidden: Tensor  # (n, length, hidden), half precision: the cache's size is what bounds a holder
+    mask: Tensor  # (n, length), bool
+
+
+class Examples:
+    """Encoded records, in order, with the frozen layers' output kept.
+
+    Args:
+        model: The resident model; the frozen layers must be the ones that train goes on from.
+        contract: Says what the text and the wide features of a record are.
+        records: One per user. Records without a label get the label 0; score them only.
+    """
+
+    def __init__(self, model: CreditModel, contract: Contract, records: Sequence[Record]) -> None:
+        self.labels = np.asarray([r.label or 0.0 for r in records], np.float32)
+        self.device = model.device
+        self._wide: NDArray[np.float32] | None = None
+        if "wide" in contract.model.train:
+            rows = [wide_features(contract, r) for r in records]
+            self._wide = np.asarray(rows, np.float32).reshape(len(records), -1)
+        self._bucket = np.zeros(len(records), np.int64)  # padded length of each example
+        self._place = np.arange(len(records))  # its row in that bucket
+        self._buckets: dict[int, _Bucket] = {}
+        if contract.model.reads_text:
+            self._build(model, [record_text(contract, r) for r in records])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def wide(self) -> NDArray[np.float32]:
+        """Wide features, (n, wide_width)."""
+        if self._wide is None:
+            raise ValueError("these examples have no wide features")
+        return self._wide
+
+    def without_text(self) -> "Examples":
+        """The same examples for a contract that trains the wide part alone."""
+        other = copy.copy(self)
+        other._buckets, other._bucket = {}, np.zeros(len(self), np.int64)
+        return other
+
+    def at_cls(self, model: CreditModel) -> "Examples":
+        """The same examples for a contract without LoRA: [CLS] of the frozen BERT, computed once.
+
+        At the initial adapter LoRA adds nothing (B is zero), so the top layers are the frozen ones.
+        """
+        model.load_adapter(model.initial_adapter())
+        other = copy.copy(self)
+        other._buckets = {}
+        for length, bucket in self._buckets.items():
+            members = np.flatnonzero(self._bucket == length)
+            cls = torch.zeros(len(members), 1, model.hidden, dtype=bucket.hidden.dtype)
+            for batch in self.batches(members):
+                assert batch.hidden is not None
+                assert batch.mask is not None
+                with torch.no_grad():
+                    read = model.read(batch.hidden, batch.mask)[: len(batch.rows)]
+                cls[self._place[batch.rows], 0] = read.cpu().to(cls.dtype)
+            other._buckets[length] = _Bucket(hidden=cls, mask=bucket.mask)
+        return other
+
+    def _build(self, model: CreditModel, texts: list[str]) -> None:
+        tokens = model.tokens(texts)
+        longest = model.contract.model.tokens
+        lengths = np.asarray([bucket_length(len(own), longest) for own in tokens], np.int64)
+        self._bucket = lengths
+        for length in sorted(set(lengths.tolist())):
+            members = np.flatnonzero(lengths == length)
+            self._place[members] = np.arange(len(members))
+            hidden, masks = [], []
+            for start in range(0, len(members), PHYSICAL):
+                own = [tokens[i] for i in members[start : start + PHYSICAL]]
+                filled = own + [tokens[members[0]]] * (PHYSICAL - len(own))
+                ids, mask = model.padded(filled, length)
+                hidden.append(model.frozen(ids, mask)[: len(own)].half().cpu())
+                masks.append(mask[: len(own)].cpu())
+            self._buckets[length] = _Bucket(hidden=torch.cat(hidden), mask=torch.cat(masks))
+
+    def batches(self, rows: NDArray[np.intp]) -> Iterator[Batch]:
+        """Physical batches that together hold the examples `rows`, each once."""
+        for length in sorted(set(self._bucket[rows].tolist())):
+            members = rows[self._bucket[rows] == length]
+            for start in range(0, len(members), PHYSICAL):
+                yield self._batch(length, members[start : start + PHYSICAL])
+
+    def _batch(self, length: int, rows: NDArray[np.intp]) -> Batch:
+        filled = np.zeros(PHYSICAL, np.intp)  # filling repeats an example at weight zero
+        filled[: len(rows)] = rows
+        filled[len(rows) :] = rows[0]
+        weights = torch.zeros(PHYSICAL)
+        weights[: len(rows)] = 1.0
+        hidden = mask = wide = None
+        if self._buckets:
+            bucket, places = self._buckets[length], torch.from_numpy(self._place[filled])
+            hidden = bucket.hidden[places].to(self.device).float()
+            mask = bucket.mask[places].to(self.device)
+        if self._wide is not None:
+            wide = torch.from_numpy(self._wide[filled]).to(self.device)
+        labels = torch.from_numpy(self.labels[filled]).to(self.device) * weights.to(self.device)
+        return Batch(
+            rows=rows,
+            hidden=hidden,
+            mask=mask,
+            wide=wide,
+            labels=labels,
+            weights=weights.to(self.device),
+        )

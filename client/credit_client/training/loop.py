@@ -1,0 +1,120 @@
+"""One round of local training under the contract's plan, and scoring."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample.grad_sample_module import GradSampleHooks
+from torch import Tensor
+from torch.nn import functional
+
+from credit_client.training.examples import Examples
+from credit_client.training.optimizer import NoisySumOptimizer
+from credit_client.training.randomness import RandomSource, SecureRandom, poisson_sample
+from credit_common.contract import Contract
+from credit_common.errors import PrivacyError
+from credit_common.model import Arrays, CreditModel
+from credit_common.privacy import MechanismPlan
+
+
+def train(
+    model: CreditModel,
+    examples: Examples,
+    plan: MechanismPlan,
+    adapter: Arrays,
+    *,
+    sampling: RandomSource,
+    noise: RandomSource,
+) -> dict[str, NDArray[np.float32]]:
+    """The adapter after `plan.steps` noised steps from `adapter`.
+
+    Args:
+        model: The resident model; its trained tensors are overwritten.
+        examples: The holder's training users, one example each.
+        plan: Sampling rate, clip norm, noise, steps and the public denominator.
+        adapter: The round's global adapter.
+        sampling: Draws each step's Poisson batch.
+        noise: Draws each step's noise.
+
+    Raises:
+        PrivacyError: If the plan is private and a source is not a SecureRandom.
+        WireError: If the adapter does not fit the model.
+    """
+    if plan.private and not (
+        isinstance(sampling, SecureRandom) and isinstance(noise, SecureRandom)
+    ):
+        raise PrivacyError("a private plan takes its sampling and noise from SecureRandom alone")
+    model.load_adapter(adapter)
+    optimizer = NoisySumOptimizer(_optimizer(model), plan, noise)
+    model.train()
+    with _per_sample_gradients(model):
+        for _ in range(plan.steps):
+            optimizer.zero_grad()
+            for batch in examples.batches(
+                poisson_sample(sampling, len(examples), plan.sampling_rate)
+            ):
+                with _autocast(model.device):
+                    scores = model(batch.hidden, batch.mask, batch.wide)
+                per_row = losses(model.contract, scores.float(), batch.labels)
+                (per_row * batch.weights).sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.accumulate()
+            optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    return model.adapter()
+
+
+@torch.no_grad()
+def score(model: CreditModel, examples: Examples, adapter: Arrays) -> NDArray[np.float32]:
+    """Raw scores (logits, or the scaled target) of every example, (n, outputs)."""
+    model.load_adapter(adapter)
+    model.eval()
+    out = np.zeros((len(examples), model.contract.task.outputs), np.float32)
+    for batch in examples.batches(np.arange(len(examples))):
+        scores = model(batch.hidden, batch.mask, batch.wide)
+        out[batch.rows] = scores[: len(batch.rows)].cpu().numpy()
+    return out
+
+
+def losses(contract: Contract, scores: Tensor, labels: Tensor) -> Tensor:
+    """Loss of each row: log loss (binary, multi-class) or half the squared error (regression).
+
+    Each row's loss depends on that row alone, so a user's gradient is one row's gradient.
+    """
+    if contract.task.kind == "binary":
+        return functional.binary_cross_entropy_with_logits(scores[:, 0], labels, reduction="none")
+    if contract.task.kind == "multiclass":
+        return functional.cross_entropy(scores, labels.long(), reduction="none")
+    return 0.5 * (scores[:, 0] - labels).square()
+
+
+def _optimizer(model: CreditModel) -> torch.optim.Optimizer:
+    training = model.contract.training
+    groups = []
+    for name, parameter in model.trained():
+        group = name.split(".")[0]
+        decay = 0.0 if group == "lora" else training.weight_decay
+        rate = getattr(training.learning_rate, group)
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+    if training.optimizer == "adam":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=training.momentum)
+
+
+@contextlib.contextmanager
+def _per_sample_gradients(model: CreditModel) -> Iterator[None]:
+    # Hooks live for one round only: opacus refuses to add them twice to one model.
+    hooks = GradSampleHooks(model, loss_reduction="sum")
+    try:
+        yield
+    finally:
+        hooks.cleanup()
+
+
+def _autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    # bf16 for the forward pass on CUDA alone; opacus' step must run outside autocast.
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()

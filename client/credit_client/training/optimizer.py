@@ -1,0 +1,97 @@
+"""Opacus' DPOptimizer, with the parts replaced that would break the claim.
+
+What is replaced, and why (numbers are rows of the privacy specification):
+
+- the sum over examples is float64 and bounded by (1 - 1e-6) C, since float32 norms and sums round
+  (16);
+- an example whose gradient is not finite counts as zero, and nobody learns how many were (6);
+- the noise comes from the source that it is given, in float64, never from torch's generator (2);
+- a step's noised sum is snapped to a grid that does not depend on the data (11);
+- the denominator is the plan's public one, never a count (1);
+- an empty batch is noised and stepped like any other (14), and each round starts clean (15).
+"""
+
+import math
+
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from credit_client.training.randomness import RandomSource
+from credit_common.privacy import MechanismPlan
+
+GRID = 2.0**-20
+"""Step of the release grid, in units of the noise's standard deviation (of C without noise)."""
+_MARGIN = 1.0 - 1e-6
+
+
+class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
+    """Clips each example, sums, adds noise once per step, divides by the public denominator.
+
+    Call `accumulate` after each backward pass over a physical batch, then `step`.
+    """
+
+    def __init__(self, optimizer: Optimizer, plan: MechanismPlan, noise: RandomSource) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.clip_norm if plan.private else math.inf,
+            expected_batch_size=plan.expected_batch_size,
+        )
+        self._plan = plan
+        self._noise = noise
+
+    def accumulate(self) -> None:
+        """Add the clipped gradients of one physical batch to the step's sum, and forget them."""
+        self.clip_and_accumulate()
+        for p in self.params:
+            p.grad_sample = None
+
+    def clip_and_accumulate(self) -> None:
+        """Clip each example to the plan's norm and add it to `summed_grad`, float64."""
+        rows = [p.grad_sample.flatten(1) for p in self.params]
+        squares = torch.stack([row.double().square().sum(1) for row in rows]).sum(0)
+        finite = torch.isfinite(squares)
+        factor = torch.ones_like(squares)
+        if math.isfinite(self.max_grad_norm):
+            bound = self.max_grad_norm * _MARGIN
+            factor = (bound / squares.sqrt().clamp_min(1e-30)).clamp(max=1.0)
+        factor = torch.where(finite, factor, 0.0)
+        for p, row in zip(self.params, rows, strict=True):
+            clean = torch.where(finite[:, None], row.double(), 0.0)
+            total = (factor @ clean).view_as(p)
+            p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
+
+    def pre_step(self, closure: None = None) -> bool:
+        """Noise and scale the step's sum into `grad`; an empty batch has the sum zero."""
+        for p in self.params:
+            if p.summed_grad is None:
+                p.summed_grad = torch.zeros_like(p, dtype=torch.float64)
+        self.add_noise()
+        self.scale_grad()
+        return True
+
+    def add_noise(self) -> None:
+        """Add the plan's noise to each sum and snap the result to the grid."""
+        deviation = self.noise_multiplier * self._plan.clip_norm
+        for p in self.params:
+            noised: Tensor = p.summed_grad
+            if deviation > 0:
+                draw = torch.from_numpy(self._noise.normal(p.numel())).view_as(p)
+                noised = noised + deviation * draw.to(p.device)
+                cell = deviation * GRID
+                noised = torch.round(noised / cell) * cell
+            p.grad = noised.to(p.dtype)
+
+    def scale_grad(self) -> None:
+        """Divide by the plan's public expected batch size."""
+        for p in self.params:
+            p.grad /= self._plan.expected_batch_size
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget everything of the last step."""
+        for p in self.params:
+            p.grad_sample = None
+            p.summed_grad = None
+        self.original_optimizer.zero_grad(set_to_none)

@@ -1,0 +1,9 @@
+"""What coordinator, holders and simulations share: contract, record, model, arithmetic, wire."""
+
+import os
+
+# Before flwr is imported anywhere: nothing about a run is reported to a third party.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

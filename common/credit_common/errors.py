@@ -1,0 +1,46 @@
+"""The error tree of the project.
+
+    CreditError               anything this project refuses, in one clear sentence
+    |-- ContractError         the federation file is wrong: names table, key, value and bound
+    |-- ShardError            a holder's file cannot be used at all (single bad rows are rejects)
+    |-- FetchError            a pinned package file could not be had, or its digest differs
+    |-- BackboneError         BERT weights missing, of another digest, or not in safetensors
+    |-- PrivacyError          a mechanism without noise where noise is required, or an invalid plan
+    |   `-- BudgetError       the ledger refuses: the next release would pass the budget
+    `-- WireError             a message that does not follow the schema
+
+Messages never contain a user's data: they name files, columns, fields, counts and bounds. A value
+is quoted only where it comes from a public file (the contract, a mapping, the command line).
+"""
+
+
+class CreditError(Exception):
+    """Root of all errors raised on purpose by this project."""
+
+
+class ContractError(CreditError):
+    """A federation file that cannot be accepted."""
+
+
+class ShardError(CreditError):
+    """A holder's file that cannot be read as the contract says."""
+
+
+class FetchError(CreditError):
+    """A pinned file that could not be fetched or verified."""
+
+
+class BackboneError(CreditError):
+    """BERT weights that cannot be used."""
+
+
+class PrivacyError(CreditError):
+    """A request that would break the privacy claim."""
+
+
+class BudgetError(PrivacyError):
+    """A release that the ledger refuses because the budget would be passed."""
+
+
+class WireError(CreditError):
+    """A message that does not follow the schema."""

@@ -1,0 +1,146 @@
+"""Flower messages and their bytes: named float arrays behind a schema, never pickle.
+
+flwr's names outside its public API live in this module alone: `TaskIdentity`, without which a
+Message cannot be made outside Flower's own processes, a message's id, which Flower's servers set,
+and `Run`, which its Grid interface speaks of. A contract test holds them to the installed flwr.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.supercore.run import Run as Run
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from credit_common.errors import WireError
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+"""Names of the records in a message's content."""
+WEIGHT, HISTOGRAM, ROUND = "weight", "histogram", "server-round"
+"""Names of the metrics of a reply, and of the round in a request (Flower's own)."""
+SERVER_NODE = 1
+REFUSED = 2001
+"""The one error code that a holder ever sends; what went wrong stays in its own log."""
+
+
+
+FloatArrays = Mapping[str, NDArray[np.floating[Any]]]
+
+
+def set_identity(run_id: int, node_id: int) -> None:
+    """Say whose messages this process makes."""
+    TaskIdentity.task_id = run_id
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = node_id
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give a request its id, which its reply will name."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def empty_run(run_id: int) -> Run:
+    """Flower's description of a run, with nothing but its id."""
+    return Run.create_empty(run_id)
+
+
+def empty_context(run_id: int, node_id: int) -> Context:
+    """Flower's context of an app; this project keeps no state in it."""
+    return Context(run_id, node_id, {}, RecordDict(), {})
+
+
+def request_round(message: Message) -> int:
+    """Round number of a request.
+
+    Raises:
+        WireError: If it has none, or it is not a positive integer.
+    """
+    value = message.content.config_records.get(CONFIG, ConfigRecord()).get(ROUND)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise WireError(f"request without a {ROUND}")
+    return value
+
+
+def request_arrays(message: Message) -> dict[str, NDArray[np.float32]]:
+    """Arrays of a request, in its own order.
+
+    Raises:
+        WireError: If there is not exactly one record of arrays under its name.
+    """
+    records = message.content.array_records
+    if set(records) != {ARRAYS}:
+        raise WireError(f"a request carries one record of arrays named {ARRAYS!r}")
+    return {name: _decoded(name, array) for name, array in records[ARRAYS].items()}
+
+
+def array_record(arrays: FloatArrays) -> ArrayRecord:
+    """Arrays as Flower's record, sorted by name."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(arrays[name])) for name in sorted(arrays)})
+
+
+def request_digest(message: Message, contract_digest: str) -> str:
+    """SHA-256 of what a request asks: contract, type, round and arrays."""
+    kind, round_ = message.metadata.message_type, request_round(message)
+    header = json.dumps([contract_digest, kind, round_]).encode()
+    return hashlib.sha256(header + pack(request_arrays(message))).hexdigest()
+
+
+def pack(arrays: FloatArrays) -> bytes:
+    """Arrays as safetensors bytes, the same bytes for the same arrays."""
+    return bytes(
+        save_tensors({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    )
+
+
+def unpack(payload: bytes) -> dict[str, NDArray[np.floating[Any]]]:
+    """Arrays from safetensors bytes.
+
+    Raises:
+        WireError: If the bytes are anything else.
+    """
+    try:
+        return dict(load_tensors(payload))
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise WireError("payload is not in safetensors format") from None
+
+
+def adapter_reply(request: Message, payload: bytes, weight: float) -> Message:
+    """The reply that carries a trained adapter and its holder's public weight."""
+    content = RecordDict(
+        {ARRAYS: array_record(unpack(payload)), METRICS: MetricRecord({WEIGHT: weight})}
+    )
+    return Message(content, reply_to=request)
+
+
+def histogram_reply(request: Message, payload: bytes, weight: float) -> Message:
+    """The reply that carries a noised score histogram, flattened row by row."""
+    counts = [float(x) for x in unpack(payload)[HISTOGRAM].ravel()]
+    metrics = MetricRecord({WEIGHT: weight, HISTOGRAM: counts})
+    return Message(RecordDict({METRICS: metrics}), reply_to=request)
+
+
+def refusal(request: Message) -> Message:
+    """The reply of a holder that does not do what it is asked; it never says why."""
+    return Message(Error(REFUSED, "refused"), reply_to=request)
+
+
+def _decoded(name: str, array: Array) -> NDArray[np.float32]:
+    if array.dtype != "float32":
+        raise WireError(f"array {name}: must be float32")
+    return array.numpy()

@@ -1,0 +1,52 @@
+"""The coordinator as a Flower ServerApp."""
+
+import logging
+from collections.abc import Callable
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from credit_common.contract import Contract
+from credit_common.errors import PrivacyError
+from credit_common.model import Arrays
+from credit_common.wire import array_record
+from credit_server.aggregate import CreditFedAvg, RoundReport
+
+logging.getLogger("flwr").setLevel(logging.ERROR)  # its round banners; errors still show
+
+
+def coordinator_app(
+    contract: Contract,
+    initial: Arrays,
+    on_round: Callable[[RoundReport], None],
+    *,
+    allow_no_privacy: bool = False,
+) -> ServerApp:
+    """The ServerApp that runs a contract's rounds.
+
+    Args:
+        contract: Sets rounds, schedule and minimum of holders.
+        initial: The public adapter that the federation starts from.
+        on_round: Called after each round.
+        allow_no_privacy: Whether a contract without a budget is run at all.
+
+    Raises:
+        PrivacyError: If the contract has no budget and that is not allowed.
+    """
+    if not contract.privacy.private and not allow_no_privacy:
+        raise PrivacyError(
+            "privacy.epsilon is absent: this federation has no privacy; "
+            "it is refused unless --allow-no-privacy is given"
+        )
+    app = ServerApp()
+
+    @app.main()
+    def _main(grid: Grid, context: Context) -> None:
+        strategy = CreditFedAvg(contract, on_round)
+        strategy.start(
+            grid=grid,
+            initial_arrays=array_record(initial),
+            num_rounds=contract.training.rounds,
+        )
+
+    return app

@@ -1,0 +1,186 @@
+"""`credit-sim`: simulation runs, data sets, noise for a budget.
+
+Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 refused with one line that says
+why, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import credit_simulations
+from credit_common.errors import CreditError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        code: int = options.command(options)
+    except CreditError as error:
+        print(f"credit-sim: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("credit-sim: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="credit-sim", description=credit_simulations.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="simulate a federation in one process, with its baselines beside it",
+        description="Simulate a federation with the live apps in one process: a live table while "
+        "it trains, then this model beside the same without DP, the wide part alone, frozen BERT, "
+        "and logistic regression over all data and at each holder alone.",
+    )
+    run.add_argument("contract", help="a federation file, or the name of a packaged one")
+    run.add_argument(
+        "--shards",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="one file a holder (CSV, gzipped CSV, Parquet), named after its holder; "
+        "default: the packaged data set's biggest holders",
+    )
+    run.add_argument("--mapping", type=Path, metavar="FILE", help="columns and codes of the shards")
+    run.add_argument("--holders", type=int, default=5, metavar="N", help="of a packaged data set")
+    run.add_argument("--arms", nargs="*", metavar="ARM", help="which baselines to run (all)")
+    run.add_argument("--draws", type=int, default=1, metavar="N", help="noise draws of each arm")
+    run.add_argument("--seed", type=int, default=0, help="of sampling, without privacy only")
+    run.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    run.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
+    run.add_argument("--ledgers", type=Path, metavar="DIR", help="keep the holders' ledgers there")
+    run.add_argument("--tensorboard", type=Path, metavar="DIR", help="write event files there")
+    run.add_argument(
+        "--allow-no-privacy",
+        action="store_true",
+        help="accept a contract without privacy.epsilon",
+    )
+    run.add_argument("--format", default="table", choices=["table", "json"])
+    run.set_defaults(command=_run)
+
+    data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
+    data.add_argument("name", help="pakdd2009, german, taiwan, lendingclub or minilm-l6")
+    data.add_argument("--file", type=Path, help="LendingClub's public loan CSV (lendingclub only)")
+    data.add_argument("--format", default="table", choices=["table", "json"])
+    data.set_defaults(command=_data)
+
+    plan = commands.add_parser(
+        "plan",
+        help="what a contract's schedule spends, and the noise that a budget needs",
+        description="Check a contract and print the ε of its whole schedule for training and "
+        "hold-out users, and the smallest noise multiplier for a budget.",
+    )
+    plan.add_argument("contract", help="a federation file, or the name of a packaged one")
+    plan.add_argument("--epsilon", type=float, help="budget to solve for (the contract's)")
+    plan.add_argument("--format", default="table", choices=["table", "json"])
+    plan.set_defaults(command=_plan)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Imported here so that --help and mistakes in the arguments answer at once.
+    import torch
+
+    from credit_client.mapping import load_mapping
+    from credit_simulations.packaged import packaged_contract
+    from credit_simulations.arms import ARMS
+    from credit_simulations.run import run_arms
+    from credit_simulations.view import RunView, summary, write_json
+
+    contract = packaged_contract(options.contract)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with RunView(contract, options.tensorboard) as view:
+        result = run_arms(
+            contract,
+            _holders(options.shards),
+            arms=ARMS if options.arms is None else options.arms,
+            holders=options.holders,
+            draws=options.draws,
+            seed=options.seed,
+            device=options.device,
+            allow_no_privacy=options.allow_no_privacy,
+            ledgers=options.ledgers,
+            mapping=load_mapping(options.mapping, contract) if options.mapping else None,
+            watcher=view.watcher,
+        )
+    if options.format == "json":
+        write_json(result)
+    else:
+        summary(result)
+    return 0
+
+
+def _holders(files: list[Path] | None) -> dict[str, Path] | None:
+    if files is None:
+        return None
+    named = {file.name.split(".")[0]: file for file in files}
+    if len(named) < len(files):
+        raise CreditError("--shards: two files have the same name; a holder is named after its file")
+    return named
+
+
+def _data(options: argparse.Namespace) -> int:
+    from credit_simulations.data import describe, prepare
+
+    path = prepare(options.name, options.file)
+    shown: dict[str, object] = {"name": options.name, "path": str(path)}
+    if path.is_file():
+        found = describe(options.name)
+        rate = round(found.default_rate, 4)
+        shown |= {"rows": found.rows, "default_rate": rate, "holders": dict(found.holders)}
+    if options.format == "json":
+        print(json.dumps(shown))
+        return 0
+    print(f"{options.name}: {path}")
+    if path.is_file():
+        sizes = [f"{name} ({rows})" for name, rows in list(found.holders.items())[:5]]
+        print(f"{found.rows} rows, default rate {found.default_rate:.1%}")
+        print(f"{len(found.holders)} holders, the biggest: {', '.join(sizes)}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from credit_common.privacy import mechanism_plan, solve_noise_multiplier
+    from credit_simulations.packaged import packaged_contract
+
+    contract = packaged_contract(options.contract)
+    plan = mechanism_plan(contract, contract.privacy.size_classes[0][0])
+    budget = options.epsilon or plan.epsilon
+    steps = plan.rounds * plan.steps
+    shown = {
+        "contract": contract.federation.name,
+        "digest": contract.digest,
+        "delta": plan.delta,
+        "epsilon_budget": plan.epsilon,
+        "epsilon_train": _finite(plan.train_epsilon()),
+        "epsilon_holdout": _finite(plan.holdout_epsilon()),
+        "sampling_rate": plan.sampling_rate,
+        "steps": steps,
+        "noise_multiplier": plan.noise_multiplier,
+    }
+    if budget is not None:
+        solved = solve_noise_multiplier(plan.sampling_rate, steps, budget, plan.delta)
+        shown |= {"epsilon_asked": budget, "noise_multiplier_needed": solved}
+    if options.format == "json":
+        print(json.dumps(shown))
+    else:
+        for name, value in shown.items():
+            print(f"{name:24} {'none' if value is None else value}")
+    return 0
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

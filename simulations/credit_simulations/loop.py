@@ -1,0 +1,102 @@
+"""LoopGrid: Flower's Grid inside one process, for the very ServerApp and ClientApps that run live.
+
+A message reaches the ClientApp as a call, so a round costs what its holders compute.
+"""
+
+import itertools
+import uuid
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from credit_common.wire import (
+    SERVER_NODE,
+    Run,
+    empty_context,
+    empty_run,
+    set_identity,
+    set_message_id,
+)
+
+_runs = itertools.count(1)
+
+
+class LoopGrid(Grid):
+    """Hands each message to its holder's app and keeps the reply until it is pulled.
+
+    Args:
+        apps: ClientApp by holder name; node ids follow the names' order.
+    """
+
+    def __init__(self, apps: Mapping[str, ClientApp]) -> None:
+        self._run_id = next(_runs)
+        self._run = empty_run(self._run_id)
+        names = sorted(apps)
+        self.node_ids = {name: SERVER_NODE + 1 + i for i, name in enumerate(names)}
+        self._apps = {self.node_ids[name]: apps[name] for name in names}
+        self._contexts: dict[int, Context] = {
+            node: empty_context(self._run_id, node) for node in self._apps
+        }
+        self.context = empty_context(self._run_id, SERVER_NODE)
+        self._replies: dict[str, Message] = {}
+        self._prefix = uuid.uuid4().hex  # ids stay apart where ledgers outlive this process
+        self._count = itertools.count(1)
+        set_identity(self._run_id, SERVER_NODE)
+
+    def set_run(self, run: Run) -> None:
+        """Not used: the grid makes its own run."""
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message from the coordinator."""
+        return Message(
+            content,
+            dst_node_id=dst_node_id,
+            message_type=message_type,
+            group_id=group_id,
+            ttl=ttl,
+        )
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids of all holders."""
+        return list(self._apps)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run each message's app now; returns the messages' ids."""
+        ids = []
+        for message in messages:
+            message_id = f"{self._prefix}-{next(self._count)}"
+            set_message_id(message, message_id)
+            node = message.metadata.dst_node_id
+            self._replies[message_id] = self._apps[node](message, self._contexts[node])
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to the messages with these ids."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push and pull; an in-process call cannot time out."""
+        return self.pull_messages(self.push_messages(messages))
+
+
+def run_in_process(server: ServerApp, apps: Mapping[str, ClientApp]) -> None:
+    """Run a ServerApp over a LoopGrid until its rounds are done."""
+    grid = LoopGrid(apps)
+    server(grid, grid.context)

@@ -1,0 +1,126 @@
+"""A whole run: one federation, and beside it the arms that say what it gains and what ε costs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from credit_client.mapping import ShardMapping
+from credit_common.contract import Contract
+from credit_common.errors import ContractError
+from credit_common.model import Arrays
+from credit_simulations.arms import ARMS, Bench
+from credit_simulations.federation import Progress
+from credit_simulations.packaged import packaged_contract, packaged_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """What is told about a run as it goes on.
+
+    Attributes:
+        stage: Called with a few words when a new part begins.
+        round: Called after each round with the arm, the noise draw (from 1) and the round's line.
+    """
+
+    stage: Callable[[str], None] = lambda words: None
+    round: Callable[[str, int, Progress], None] = lambda arm, draw, progress: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """All arms, and the adapter of the federation's first draw.
+
+    Attributes:
+        table: One row for each arm and noise draw: arm, epsilon (None without DP), draw, the exact
+            figures over all hold-out users (auc and ks, accuracy, or mae), the first of them as
+            the mean over holders (_in_holder) and as released (_released), bytes_up of one holder
+            in one round, seconds.
+        users: Training and hold-out users by holder.
+        seconds: Wall time by part.
+    """
+
+    contract: Contract
+    table: pd.DataFrame
+    adapter: Arrays
+    users: Mapping[str, tuple[int, int]]
+    seconds: Mapping[str, float]
+
+    def means(self) -> pd.DataFrame:
+        """One row an arm, averaged over its noise draws, in the order of the arms."""
+        grouped = self.table.drop(columns="draw").groupby("arm", sort=False)
+        table = grouped.mean(numeric_only=True)
+        table.insert(0, "draws", grouped.size())
+        return table.reset_index()
+
+
+def run(
+    contract: Contract | str | Path, shards: Mapping[str, Path] | None = None, **options: Any
+) -> pd.DataFrame:
+    """The table of `run_arms`, for notebooks; it takes the same options."""
+    return run_arms(contract, shards, **options).table
+
+
+def run_arms(
+    contract: Contract | str | Path,
+    shards: Mapping[str, Path] | None = None,
+    *,
+    arms: Sequence[str] = ARMS,
+    holders: int = 5,
+    draws: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    allow_no_privacy: bool = False,
+    ledgers: Path | None = None,
+    mapping: ShardMapping | None = None,
+    watcher: Watcher | None = None,
+) -> RunResult:
+    """Simulate a federation and its baselines.
+
+    Args:
+        contract: A contract, the path of one, or the name of a packaged one.
+        shards: File of each holder by name; None takes the data set that is packaged under the
+            contract's name, its biggest `holders` holders.
+        arms: Which of `ARMS` to run; the federation itself always runs.
+        draws: Independent noise draws of each private arm.
+        seed: Of sampling where epsilon is infinite; private arms cannot be seeded.
+        allow_no_privacy: Whether the contract itself may be without a budget.
+        ledgers: Folder for the federation's ledgers, kept; None for one that goes with the run.
+            Further draws and baselines have ledgers of their own, which go with the run.
+        mapping: Columns and codes of the shards in the contract's terms.
+
+    Raises:
+        CreditError: Whatever a contract, a shard, the backbone or a ledger refuses.
+    """
+    watcher = watcher or Watcher()
+    unknown = sorted(set(arms) - set(ARMS))
+    if unknown:
+        raise ContractError(f"arm {unknown[0]!r} is unknown; arms: {', '.join(ARMS)}")
+    contract = packaged_contract(contract)
+    if shards is None:
+        watcher.stage(f"fetching {contract.federation.name}")
+        shards = packaged_shards(contract.federation.name, holders)
+    bench = Bench(
+        contract,
+        device=device,
+        seed=seed,
+        ledgers=ledgers,
+        allow_no_privacy=allow_no_privacy,
+        stage=watcher.stage,
+        on_round=watcher.round,
+    )
+    with bench:
+        bench.read(shards, mapping)
+        first = bench.federated(draws)
+        for arm in ARMS[1:]:
+            if arm in arms:
+                bench.arm(arm, draws)
+    return RunResult(
+        contract=contract,
+        table=pd.DataFrame(bench.rows),
+        adapter=first.adapter,
+        users={p.name: (len(p.train), len(p.holdout)) for p in bench.parties},
+        seconds=bench.seconds,
+    )

@@ -1,0 +1,143 @@
+"""How a run looks: a live table on stderr, the arms on stdout, TensorBoard where it is wanted."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from credit_common.contract import Contract
+from credit_common.errors import CreditError
+from credit_simulations.federation import Progress
+from credit_simulations.run import RunResult, Watcher
+
+SHOWN_ROUNDS = 12
+"""Lines of the live table; older rounds scroll out."""
+MEANING = {
+    "federated": "this model, DP at each holder",
+    "no_dp": "the same without DP",
+    "wide_only": "wide part alone, same ε",
+    "frozen_bert": "head and wide part on frozen BERT, same ε",
+    "central_logistic": "logistic regression over all holders' data",
+    "local_only": "logistic regression at each holder alone",
+}
+
+
+class RunView:
+    """A live table of the run; use as a context manager."""
+
+    def __init__(self, contract: Contract, tensorboard: Path | None) -> None:
+        self.watcher = Watcher(stage=self._on_stage, round=self._on_round)
+        self._contract = contract
+        self._stage = "starting"
+        self._lines: list[tuple[str, Progress]] = []
+        self._arm = ""
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=False)
+        self._writer = _writer(tensorboard) if tensorboard else None
+
+    def __enter__(self) -> "RunView":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+        if self._writer:
+            self._writer.close()
+
+    def _on_stage(self, words: str) -> None:
+        self._stage = words
+        self._draw()
+
+    def _on_round(self, arm: str, draw: int, progress: Progress) -> None:
+        name = f"{arm} draw {draw}" if draw > 1 else arm
+        if name != self._arm:
+            self._arm, self._lines = name, []
+        self._lines.append((name, progress))
+        if self._writer:
+            for figure, value in progress.figures.items():
+                self._writer.add_scalar(f"{name}/{figure}", value, progress.round)
+            if math.isfinite(progress.epsilon):
+                self._writer.add_scalar(f"{name}/epsilon", progress.epsilon, progress.round)
+        self._draw()
+
+    def _draw(self) -> None:
+        rounds = self._contract.training.rounds
+        table = Table(title=f"{self._contract.federation.name}: {self._stage}")
+        figures = sorted({name for _, line in self._lines for name in line.figures})
+        for column in ("arm", "round", "holders", *figures, "ε"):
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        for name, line in self._lines[-SHOWN_ROUNDS:]:
+            values = [f"{line.figures[f]:.3f}" if f in line.figures else "" for f in figures]
+            spent = f"{line.epsilon:.2f}" if math.isfinite(line.epsilon) else "none"
+            table.add_row(name, f"{line.round}/{rounds}", str(line.holders), *values, spent)
+        self._live.update(table)
+
+
+def summary(result: RunResult) -> None:
+    """Print the arms side by side on stdout, and what their ε means."""
+    means = result.means()
+    figures = [c for c in means.columns if c not in ("arm", "draws", "epsilon", "bytes_up", "seconds")]
+    table = Table(title=f"{result.contract.federation.name}: {len(result.users)} holders")
+    for column in ("arm", "what it is", "ε", *figures, "KiB up", "s"):
+        table.add_column(column, justify="left" if column in ("arm", "what it is") else "right")
+    for row in means.to_dict("records"):
+        table.add_row(
+            str(row["arm"]) + (f" x{row['draws']}" if row["draws"] > 1 else ""),
+            MEANING[str(row["arm"])],
+            "none" if pd.isna(row["epsilon"]) else f"{row['epsilon']:.2f}",
+            *("" if pd.isna(row[f]) else f"{row[f]:.4f}" for f in figures),
+            f"{row['bytes_up'] / 1024:.0f}" if row["bytes_up"] else "",
+            f"{row['seconds']:.1f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    privacy = result.contract.privacy
+    if privacy.private:
+        print(
+            f"ε at δ = {privacy.delta:g}, for each user of a holder, add/remove of that user, by "
+            "privacy loss distributions (dp-accounting), from the holders' ledgers."
+        )
+    parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result.seconds.items())
+    print(f"time: {parts}")
+
+
+def write_json(result: RunResult) -> None:
+    """Print one JSON object on stdout: contract, holders, arms (means over draws) and every row."""
+    print(
+        json.dumps(
+            {
+                "contract": result.contract.federation.name,
+                "digest": result.contract.digest,
+                "delta": result.contract.privacy.delta,
+                "holders": {
+                    name: {"train": train, "holdout": holdout}
+                    for name, (train, holdout) in result.users.items()
+                },
+                "arms": _records(result.means()),
+                "rows": _records(result.table),
+                "seconds": {part: round(s, 2) for part, s in result.seconds.items()},
+            }
+        )
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(k): None if pd.isna(v) else v for k, v in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise CreditError(
+            "--tensorboard needs the package tensorboard: pip install 'credit-federation[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(folder))

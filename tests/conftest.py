@@ -1,4 +1,5 @@
 import pytest
+
 from credit_common.contract import Contract, parse_contract
 
 CONTRACT = """\

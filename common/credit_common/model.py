@@ -6,7 +6,9 @@ computed for the [CLS] token alone, in another order of the same products (see `
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,32 @@ from credit_common.text import reference_text, wide_width
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """An adapter: name -> float32 array, in `CreditModel.schema` order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap:
+    """Where one LoRA projection entered a forward pass, for per-sample gradients.
+
+    With x the projection's input, y = W x + scale * B A x its output. Over positions (tokens, or
+    heads where the projection is `headwise`), all tensors keep one row an example.
+
+    Attributes:
+        A, B: The factors, (rank, in) and (out, rank).
+        x: (n, positions, in), no gradient needed.
+        low: (n, positions, rank), A x.
+        out: Tensor of the graph whose gradient is that of y: (n, positions, out); of a headwise
+            projection (n, heads, out / heads), each head keeping its own part.
+        scale: LoRA's alpha / rank.
+    """
+
+    A: nn.Parameter
+    B: nn.Parameter
+    x: Tensor
+    low: Tensor
+    out: Tensor
+    scale: float
+    headwise: bool = False
+
 
 BUCKET = 8
 """Texts are padded to the next multiple of this many tokens, by their own length alone."""
@@ -92,6 +120,7 @@ class CreditModel(nn.Module):
         }[task.kind]
         self.to(self.device)
         self.reference = self._reference(contract) if self.reads_text else None
+        self._trained = self._find_trained()
         self._initial = {name: p.detach().clone() for name, p in self.trained()}
 
     def _with_lora(self, bert: Any, generator: torch.Generator) -> Any:
@@ -126,6 +155,9 @@ class CreditModel(nn.Module):
 
         Names: lora.LAYER.TARGET.A and .B, head.weight, head.bias, wide.weight.
         """
+        return self._trained
+
+    def _find_trained(self) -> list[tuple[str, nn.Parameter]]:
         named = []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -187,15 +219,22 @@ class CreditModel(nn.Module):
             hidden = _only(layer(hidden, bias))
         return hidden if self.trained_layers else hidden[:, :1]
 
-    def read(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[CLS] of the last layer, (n, hidden), from `frozen`'s output."""
+    def read(self, hidden: Tensor, mask: Tensor, taps: list[Tap] | None = None) -> Tensor:
+        """[CLS] of the last layer, (n, hidden), from `frozen`'s output.
+
+        Args:
+            hidden: (n, length, hidden) float.
+            mask: (n, length) bool, False at padding.
+            taps: Filled with one Tap for each LoRA projection, where it is given.
+        """
         if not self.trained_layers:
             return hidden[:, 0]
         layers = self.bert.encoder.layer[self.frozen_layers :]
         bias = _attention_bias(mask)
-        for layer in layers[:-1]:
-            hidden = _only(layer(hidden, bias))
-        return _read_layer(layers[-1], hidden, mask)
+        with _tapped(layers[:-1], taps):
+            for layer in layers[:-1]:
+                hidden = _only(layer(hidden, bias))
+        return _read_layer(layers[-1], hidden, mask, taps)
 
     def forward(self, hidden: Tensor | None, mask: Tensor | None, wide: Tensor | None) -> Tensor:
         """Scores from `frozen`'s output and the wide features.
@@ -208,13 +247,25 @@ class CreditModel(nn.Module):
         Returns:
             (n, outputs) float32.
         """
+        cls = self.text_features(hidden, mask) if self.reads_text else None
+        return self.score(cls, wide)
+
+    def text_features(
+        self, hidden: Tensor | None, mask: Tensor | None, taps: list[Tap] | None = None
+    ) -> Tensor:
+        """The head's input, (n, hidden): [CLS] less the reference, scaled."""
+        assert hidden is not None
+        assert mask is not None
+        assert self.reference is not None
+        centred = (self.read(hidden, mask, taps) - self.reference) / self.reference.norm()
+        scaled: Tensor = centred * self.contract.model.text_scale
+        return scaled
+
+    def score(self, cls: Tensor | None, wide: Tensor | None) -> Tensor:
+        """Scores (n, outputs) float32 from the head's input and the wide features."""
         score: Tensor | float = self.offset
-        if self.reads_text:
-            assert hidden is not None
-            assert mask is not None
-            assert self.reference is not None
-            cls = (self.read(hidden, mask) - self.reference) / self.reference.norm()
-            score = score + self.head(cls * self.contract.model.text_scale)
+        if cls is not None:
+            score = score + self.head(cls)
         if wide is not None:
             score = score + self.wide(wide)
         assert isinstance(score, Tensor)
@@ -252,7 +303,38 @@ def _attention_bias(mask: Tensor) -> Tensor:
     return torch.where(mask, zero, torch.finfo(torch.float32).min)[:, None, None, :]
 
 
-def _read_layer(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+@contextmanager
+def _tapped(layers: Any, taps: list[Tap] | None) -> Iterator[None]:
+    """Record every LoRA projection of whole layers while the block runs."""
+    handles = []
+    if taps is not None:
+        for layer in layers:
+            own = layer.attention.self
+            for projection in (own.query, own.value):
+                if hasattr(projection, "lora_A"):
+                    handles.append(projection.register_forward_hook(_recorder(taps)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recorder(taps: list[Tap]) -> Any:
+    def record(projection: Any, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        A, B, scale = _factors(projection)
+        x = inputs[0].detach()
+        taps.append(Tap(A=A, B=B, x=x, low=x @ A.detach().T, out=out, scale=scale))
+
+    return record
+
+
+def _factors(projection: Any) -> tuple[nn.Parameter, nn.Parameter, float]:
+    A, B = projection.lora_A[_LORA].weight, projection.lora_B[_LORA].weight
+    return A, B, float(projection.scaling[_LORA])
+
+
+def _read_layer(layer: Any, hidden: Tensor, mask: Tensor, taps: list[Tap] | None) -> Tensor:
     """The [CLS] output of one BERT layer with LoRA on query or value, (n, hidden).
 
     Attention reads all tokens but is needed for [CLS] only, so keys and values are never projected
@@ -263,21 +345,27 @@ def _read_layer(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     own = layer.attention.self
     heads, size = own.num_attention_heads, own.attention_head_size
     n, width = hidden.shape[0], hidden.shape[2]
-    query = own.query(hidden[:, 0]).view(n, heads, size)
+    first = hidden[:, 0]
+    query = own.query(first)
+    if taps is not None and hasattr(own.query, "lora_A"):
+        A, B, scale = _factors(own.query)
+        x, out = first.detach()[:, None], query
+        taps.append(Tap(A=A, B=B, x=x, low=x @ A.detach().T, out=out, scale=scale))
     keys = own.key.weight.view(heads, size, width)
-    looked = torch.einsum("nhd,hdx->nhx", query, keys) / math.sqrt(size)
+    looked = torch.einsum("nhd,hdx->nhx", query.view(n, heads, size), keys) / math.sqrt(size)
     scores = looked @ hidden.transpose(1, 2)
     scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
     pooled = scores.softmax(-1) @ hidden  # (n, heads, width): the tokens as each head sees them
     value = getattr(own.value, "base_layer", own.value)
     context = torch.einsum("nhx,hdx->nhd", pooled, value.weight.view(heads, size, width))
     if value is not own.value:
-        # Through the LoRA modules themselves, so that per-sample hooks see them; each head then
-        # keeps its own part.
-        low = own.value.lora_B[_LORA](own.value.lora_A[_LORA](pooled))
-        low = low.view(n, heads, heads, size).diagonal(dim1=1, dim2=2).transpose(1, 2)
-        context = context + own.value.scaling[_LORA] * low
+        A, B, scale = _factors(own.value)
+        low = pooled @ A.T
+        context = context + scale * torch.einsum("nhr,hdr->nhd", low, B.view(heads, size, -1))
+        if taps is not None:
+            x, low = pooled.detach(), low.detach()
+            taps.append(Tap(A=A, B=B, x=x, low=low, out=context, scale=scale, headwise=True))
     attended = context.reshape(n, width) + value.bias
-    attended = layer.attention.output(attended, hidden[:, 0])
+    attended = layer.attention.output(attended, first)
     output: Tensor = layer.output(layer.intermediate(attended), attended)
     return output

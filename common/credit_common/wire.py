@@ -39,7 +39,6 @@ REFUSED = 2001
 """The one error code that a holder ever sends; what went wrong stays in its own log."""
 
 
-
 FloatArrays = Mapping[str, NDArray[np.floating[Any]]]
 
 

@@ -112,9 +112,7 @@ class CreditFedAvg(FedAvg):
             )
         )
 
-    def _in_order(
-        self, server_round: int, what: str, replies: Iterable[Message]
-    ) -> list[Message]:
+    def _in_order(self, server_round: int, what: str, replies: Iterable[Message]) -> list[Message]:
         received = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
         valid = [reply for reply in received if not reply.has_error()]
         minimum = self._contract.federation.min_holders

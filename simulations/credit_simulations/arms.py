@@ -89,7 +89,7 @@ class Bench:
         return done[0]
 
     def arm(self, name: str, draws: int) -> None:
-        """Run an arm, unless it would be the federation itself or the contract has no use for it."""
+        """Run an arm, unless the contract has no use for it or it is the federation itself."""
         model, groups = self.contract.model, self.contract.model.train
         if name == "no_dp" and self.contract.privacy.private:
             assert self._model is not None

@@ -90,8 +90,8 @@ def _run(options: argparse.Namespace) -> int:
     import torch
 
     from credit_client.mapping import load_mapping
-    from credit_simulations.packaged import packaged_contract
     from credit_simulations.arms import ARMS
+    from credit_simulations.packaged import packaged_contract
     from credit_simulations.run import run_arms
     from credit_simulations.view import RunView, summary, write_json
 
@@ -124,7 +124,9 @@ def _holders(files: list[Path] | None) -> dict[str, Path] | None:
         return None
     named = {file.name.split(".")[0]: file for file in files}
     if len(named) < len(files):
-        raise CreditError("--shards: two files have the same name; a holder is named after its file")
+        raise CreditError(
+            "--shards: two files have the same name; a holder is named after its file"
+        )
     return named
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from credit_common.contract import load_contract
 from credit_common.errors import FetchError
 from credit_common.fetch import Pinned, cache_folder, fetch_members, fetch_minilm, write_atomically
-
 from credit_simulations.lendingclub import read_loans
 
 LAYOUT = 1

@@ -202,7 +202,7 @@ def simulate(
 def holdout_scores(
     model: CreditModel, parties: Sequence[Party], adapter: Arrays
 ) -> dict[str, NDArray[np.float32]]:
-    """Raw scores (n, outputs) of each holder's hold-out users, which only a simulation can see together."""
+    """Raw scores (n, outputs) of the hold-out users, which only a simulation sees together."""
     return {party.name: score(model, party.holdout, adapter) for party in parties}
 
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pandas as pd
+
 from credit_common.errors import ShardError
 
 TEXTS = (

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from credit_common.errors import CreditError
 from numpy.typing import NDArray
 
+from credit_common.errors import CreditError
 from credit_simulations.data import slug, write_parquet
 
 DRAWS = 1000

@@ -82,7 +82,9 @@ class RunView:
 def summary(result: RunResult) -> None:
     """Print the arms side by side on stdout, and what their ε means."""
     means = result.means()
-    figures = [c for c in means.columns if c not in ("arm", "draws", "epsilon", "bytes_up", "seconds")]
+    figures = [
+        c for c in means.columns if c not in ("arm", "draws", "epsilon", "bytes_up", "seconds")
+    ]
     table = Table(title=f"{result.contract.federation.name}: {len(result.users)} holders")
     for column in ("arm", "what it is", "ε", *figures, "KiB up", "s"):
         table.add_column(column, justify="left" if column in ("arm", "what it is") else "right")
@@ -138,6 +140,6 @@ def _writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise CreditError(
-            "--tensorboard needs the package tensorboard: pip install 'credit-federation[tensorboard]'"
+            "--tensorboard needs tensorboard: pip install 'credit-federation[tensorboard]'"
         ) from None
     return SummaryWriter(str(folder))

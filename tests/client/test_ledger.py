@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+
 from credit_client.ledger import GENESIS, Ledger
 from credit_common.errors import BudgetError, PrivacyError
 from credit_common.privacy import (

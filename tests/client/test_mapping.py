@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from credit_client.mapping import ShardMapping, Unit, load_mapping
 from credit_client.shard import read_shard
 from credit_common.contract import Contract, Task
 from credit_common.errors import ShardError
-from hypothesis import given
-from hypothesis import strategies as st
 
 MAPPING = """
 [columns]

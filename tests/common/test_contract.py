@@ -6,6 +6,9 @@ import tomllib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from credit_common.checked import build
 from credit_common.contract import (
     Contract,
@@ -18,8 +21,6 @@ from credit_common.contract import (
 )
 from credit_common.errors import ContractError
 from credit_common.fields import NumberField
-from hypothesis import given
-from hypothesis import strategies as st
 
 FIELD = 'name = "age"\nkind = "number"\nrange = [18, 100]\nedges = [25, 40, 60]'
 

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from credit_common import fetch
 from credit_common.errors import FetchError
 from credit_common.fetch import MINILM, Pinned, cache_folder, fetch_members, fetch_minilm

@@ -3,9 +3,10 @@ import re
 import time
 
 import pytest
-from credit_common.masking import mask_identifiers
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from credit_common.masking import mask_identifiers
 
 
 @pytest.mark.parametrize(

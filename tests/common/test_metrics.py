@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from credit_common import metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
+
+from credit_common import metrics
 
 
 def scored(users=600, seed=0, grid=None):

@@ -7,6 +7,9 @@ import time
 import warnings
 
 import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
 from credit_common import privacy
 from credit_common.contract import parse_contract
 from credit_common.errors import ContractError, PrivacyError
@@ -22,8 +25,6 @@ from credit_common.privacy import (
     mechanism_plan,
     solve_noise_multiplier,
 )
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 CONTRACT = """
 [federation]

@@ -5,6 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from credit_common.contract import Contract, Task
 from credit_common.fields import (
     CategoryField,
@@ -26,8 +29,6 @@ from credit_common.record import (
     parse_label,
     parse_value,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 CLIPPED = NumberField(name="x", range=(0, 10), edges=(5,))
 JOB = CategoryField(name="job", values=("a", "none"))

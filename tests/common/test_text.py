@@ -2,11 +2,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from credit_common.contract import Contract
 from credit_common.record import OTHER, Record, RejectedValueError, make_record, parse_value
 from credit_common.text import record_text, wide_features, wide_names, wide_width
-from hypothesis import given
-from hypothesis import strategies as st
 
 SENTINEL = "Zaphod-4242"
 

@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+
 from credit_common.contract import Contract, load_contract
 from credit_common.fields import DroppedField, NumberField, ProtectedField
 from credit_common.privacy import check_plan, mechanism_plan

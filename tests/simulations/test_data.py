@@ -2,6 +2,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from credit_common.errors import FetchError
 from credit_simulations import data
 from credit_simulations.data import SOURCES, describe, prepare, slug, write_parquet

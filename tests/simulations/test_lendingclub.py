@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from credit_common.contract import load_contract
 from credit_common.errors import ShardError
 from credit_common.record import make_record, parse_label, parse_value

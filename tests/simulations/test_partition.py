@@ -1,10 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from credit_common.errors import CreditError
-from credit_simulations.partition import biggest, by_column, dirichlet, iid, quantity, write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from credit_common.errors import CreditError
+from credit_simulations.partition import biggest, by_column, dirichlet, iid, quantity, write_shards
 
 
 def made(rows: int, seed: int = 0) -> pd.DataFrame:

@@ -1,16 +1,16 @@
 """One round of local training under the contract's plan, and scoring."""
 
 import contextlib
-from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import Tensor
 from torch.nn import functional
 
 from credit_client.training.examples import Examples
+from credit_client.training.gradients import fill_grad_samples
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import RandomSource, SecureRandom, poisson_sample
 from credit_common.contract import Contract
@@ -48,21 +48,15 @@ def train(
         raise PrivacyError("a private plan takes its sampling and noise from SecureRandom alone")
     model.load_adapter(adapter)
     optimizer = NoisySumOptimizer(_optimizer(model), plan, noise)
-    model.train()
-    with _per_sample_gradients(model):
-        for _ in range(plan.steps):
-            optimizer.zero_grad()
-            for batch in examples.batches(
-                poisson_sample(sampling, len(examples), plan.sampling_rate)
-            ):
-                with _autocast(model.device):
-                    scores = model(batch.hidden, batch.mask, batch.wide)
-                per_row = losses(model.contract, scores.float(), batch.labels)
-                (per_row * batch.weights).sum().backward()  # type: ignore[no-untyped-call]
-                optimizer.accumulate()
-            optimizer.step()
+    row_losses = partial(losses, model.contract)
+    for _ in range(plan.steps):
         optimizer.zero_grad()
-    model.eval()
+        for batch in examples.batches(poisson_sample(sampling, len(examples), plan.sampling_rate)):
+            with _autocast(model.device):
+                fill_grad_samples(model, batch, row_losses)
+            optimizer.accumulate()
+        optimizer.step()
+    optimizer.zero_grad()
     return model.adapter()
 
 
@@ -70,7 +64,6 @@ def train(
 def score(model: CreditModel, examples: Examples, adapter: Arrays) -> NDArray[np.float32]:
     """Raw scores (logits, or the scaled target) of every example, (n, outputs)."""
     model.load_adapter(adapter)
-    model.eval()
     out = np.zeros((len(examples), model.contract.task.outputs), np.float32)
     for batch in examples.batches(np.arange(len(examples))):
         scores = model(batch.hidden, batch.mask, batch.wide)
@@ -101,16 +94,6 @@ def _optimizer(model: CreditModel) -> torch.optim.Optimizer:
     if training.optimizer == "adam":
         return torch.optim.AdamW(groups)
     return torch.optim.SGD(groups, momentum=training.momentum)
-
-
-@contextlib.contextmanager
-def _per_sample_gradients(model: CreditModel) -> Iterator[None]:
-    # Hooks live for one round only: opacus refuses to add them twice to one model.
-    hooks = GradSampleHooks(model, loss_reduction="sum")
-    try:
-        yield
-    finally:
-        hooks.cleanup()
 
 
 def _autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

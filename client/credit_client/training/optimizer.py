@@ -50,16 +50,17 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
 
     def clip_and_accumulate(self) -> None:
         """Clip each example to the plan's norm and add it to `summed_grad`, float64."""
-        rows = [p.grad_sample.flatten(1) for p in self.params]
-        squares = torch.stack([row.double().square().sum(1) for row in rows]).sum(0)
+        # MPS has no float64: there the sums are made on the CPU.
+        exact = [p.grad_sample.flatten(1).to(_sums_on(p), torch.float64) for p in self.params]
+        squares = torch.stack([row.square().sum(1) for row in exact]).sum(0)
         finite = torch.isfinite(squares)
         factor = torch.ones_like(squares)
         if math.isfinite(self.max_grad_norm):
             bound = self.max_grad_norm * _MARGIN
             factor = (bound / squares.sqrt().clamp_min(1e-30)).clamp(max=1.0)
         factor = torch.where(finite, factor, 0.0)
-        for p, row in zip(self.params, rows, strict=True):
-            clean = torch.where(finite[:, None], row.double(), 0.0)
+        for p, row in zip(self.params, exact, strict=True):
+            clean = row if bool(finite.all()) else torch.where(finite[:, None], row, 0.0)
             total = (factor @ clean).view_as(p)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
@@ -67,7 +68,7 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
         """Noise and scale the step's sum into `grad`; an empty batch has the sum zero."""
         for p in self.params:
             if p.summed_grad is None:
-                p.summed_grad = torch.zeros_like(p, dtype=torch.float64)
+                p.summed_grad = torch.zeros(p.shape, dtype=torch.float64, device=_sums_on(p))
         self.add_noise()
         self.scale_grad()
         return True
@@ -79,10 +80,10 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
             noised: Tensor = p.summed_grad
             if deviation > 0:
                 draw = torch.from_numpy(self._noise.normal(p.numel())).view_as(p)
-                noised = noised + deviation * draw.to(p.device)
+                noised = noised + deviation * draw.to(noised.device)
                 cell = deviation * GRID
                 noised = torch.round(noised / cell) * cell
-            p.grad = noised.to(p.dtype)
+            p.grad = noised.to(p.dtype).to(p.device)
 
     def scale_grad(self) -> None:
         """Divide by the plan's public expected batch size."""
@@ -95,3 +96,7 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
             p.grad_sample = None
             p.summed_grad = None
         self.original_optimizer.zero_grad(set_to_none)
+
+
+def _sums_on(p: Tensor) -> torch.device:
+    return torch.device("cpu") if p.device.type == "mps" else p.device

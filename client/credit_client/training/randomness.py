@@ -22,11 +22,11 @@ class RandomSource(Protocol):
     """A source of uniform and Gaussian numbers."""
 
     def uniform(self, n: int) -> NDArray[np.float64]:
-        """n numbers, uniform in (0, 1)."""
+        """N numbers, uniform in (0, 1)."""
         ...
 
     def normal(self, n: int) -> NDArray[np.float64]:
-        """n standard Gaussian numbers."""
+        """N standard Gaussian numbers."""
         ...
 
 
@@ -51,11 +51,11 @@ class SecureRandom:
         return np.frombuffer(self._stream.update(bytes(8 * n)), np.uint64)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
-        """n numbers, uniform on the centres of 2^53 equal cells of (0, 1)."""
+        """N numbers, uniform on the centres of 2^53 equal cells of (0, 1)."""
         return ((self._words(n) >> np.uint64(11)).astype(np.float64) + 0.5) * _UNIT
 
     def normal(self, n: int) -> NDArray[np.float64]:
-        """n standard Gaussian numbers by Box and Muller (1958), in float64."""
+        """N standard Gaussian numbers by Box and Muller (1958), in float64."""
         half = (n + 1) // 2
         radius = np.sqrt(-2.0 * np.log(self.uniform(half)))
         angle = 2.0 * np.pi * self.uniform(half)
@@ -75,11 +75,11 @@ class SeededRandom:
         self._generator = np.random.default_rng(seed)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
-        """n numbers, uniform in [0, 1)."""
+        """N numbers, uniform in [0, 1)."""
         return self._generator.random(n)
 
     def normal(self, n: int) -> NDArray[np.float64]:
-        """n standard Gaussian numbers."""
+        """N standard Gaussian numbers."""
         return self._generator.standard_normal(n)
 
 

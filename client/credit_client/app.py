@@ -14,7 +14,7 @@ from credit_client.training.examples import Examples
 from credit_client.training.loop import score, train
 from credit_client.training.randomness import RandomSource, SecureRandom
 from credit_common.contract import Contract
-from credit_common.errors import ShardError
+from credit_common.errors import PrivacyError, ShardError
 from credit_common.evaluation import count_users
 from credit_common.model import CreditModel
 from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
@@ -29,6 +29,9 @@ class Holder:
     Attributes:
         train, holdout: Encoded users of each side of the split.
         sampling, noise: Where Poisson batches and noise come from.
+
+    Raises:
+        PrivacyError: If the plan is private and a source is not a SecureRandom.
     """
 
     name: str
@@ -40,6 +43,11 @@ class Holder:
     holdout: Examples
     sampling: RandomSource = field(default_factory=SecureRandom)
     noise: RandomSource = field(default_factory=SecureRandom)
+
+    def __post_init__(self) -> None:
+        secure = isinstance(self.sampling, SecureRandom) and isinstance(self.noise, SecureRandom)
+        if self.plan.private and not secure:
+            raise PrivacyError("a private holder draws from SecureRandom alone")
 
 
 def open_holder(
@@ -63,7 +71,8 @@ def open_holder(
         source: Randomness of a simulation without privacy; private holders take none.
 
     Raises:
-        PrivacyError: If the schedule passes the budget, or there is no budget.
+        PrivacyError: If the schedule passes the budget, there is no budget, or a private holder is
+            given a source.
         ShardError: If there is no training user.
     """
     plan = mechanism_plan(contract, size_class)

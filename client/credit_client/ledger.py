@@ -1,97 +1,42 @@
 """The durable privacy ledger: what a holder's users have spent, across contracts, tasks and shards.
 
-One SQLite file per holder. Entries are only ever added, each with the SHA-256 of the one before it;
-a reply is stored in the transaction that charges for it, which is on the disk before `charge`
-returns. So a crash at any point leaves either no charge and no reply, or a charge and the very
-bytes that a repeated request is answered with: ε never falls, and fresh noise is never drawn twice
-for one message.
-
-The rollback journal (DELETE) with synchronous=EXTRA is used rather than a write-ahead log: at rest
-the ledger is a single file that a person can copy, and with EXTRA the journal's end is on the disk
-too, without which a power cut could bring back the state before a commit. A charge costs some
-milliseconds, next to seconds of training.
+A charge is an entry of the chain (`credit_client.chain`). A reply is stored in the transaction
+that charges for it, which is on the disk before `charge` returns. So a crash at any point leaves
+either no charge and no reply, or a charge and the very bytes that a repeated request is answered
+with: ε never falls, and fresh noise is never drawn twice for one message.
 
 Users of the train and hold-out accounts are disjoint as long as one salt and hold-out fraction have
 split them since the first charge; then the holder's ε is the larger of the two accounts'. Otherwise
 a user may be in both, and both accounts' events compose.
-
-What the chain cannot show by itself: entries cut off at its end, an older copy of the whole file
-put back, or a chain made anew from its first entry. `head` is what a witness outside the file has
-to remember for that.
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
-from credit_common.errors import BudgetError, PrivacyError
-from credit_common.privacy import (
-    Event,
-    epsilon,
-    epsilon_replace_one,
-    event_from_json,
-    event_to_json,
+from credit_client.chain import (
+    GENESIS,
+    Entry,
+    canonical,
+    create_file,
+    digest,
+    first_break,
+    open_file,
+    open_in_memory,
 )
+from credit_common.accountant import epsilon, epsilon_replace_one
+from credit_common.errors import BudgetError, PrivacyError
+from credit_common.events import Event, event_from_json, event_to_json
 
 Account = Literal["train", "holdout"]
 ACCOUNTS: tuple[Account, ...] = get_args(Account)
-GENESIS = hashlib.sha256(b"credit-federation ledger 1").hexdigest()
-APPLICATION_ID = 0x43464C31  # "CFL1", in the file's header: a ledger of format 1
-_SCHEMA = f"""
-BEGIN;
-PRAGMA application_id = {APPLICATION_ID};
-CREATE TABLE entries (
-    sequence INTEGER PRIMARY KEY, time TEXT NOT NULL, account TEXT NOT NULL, event TEXT NOT NULL,
-    contract_digest TEXT NOT NULL, message_id TEXT UNIQUE, request_digest TEXT NOT NULL,
-    reply_digest TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL
-) STRICT;
-CREATE TABLE replies (message_id TEXT PRIMARY KEY, reply BLOB NOT NULL) STRICT;
-CREATE TRIGGER entries_stay BEFORE DELETE ON entries
-    BEGIN SELECT RAISE(ABORT, 'entries are never deleted'); END;
-CREATE TRIGGER entries_fixed BEFORE UPDATE ON entries
-    BEGIN SELECT RAISE(ABORT, 'entries are never changed'); END;
-COMMIT;
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the ledger.
-
-    Attributes:
-        sequence: 1 for the first entry, without gaps.
-        time: UTC, ISO 8601, seconds.
-        account: "train" or "holdout"; "split" for the entry that records a salt and fraction.
-        event: Canonical JSON of the privacy event ("null" in a run without privacy) or the split.
-        contract_digest: The contract under which it was spent.
-        message_id: The message that is answered; None for a split.
-        request_digest, reply_digest: SHA-256 of request and reply, in hex.
-        previous: Hash of the entry before, or GENESIS.
-    """
-
-    sequence: int
-    time: str
-    account: str
-    event: str
-    contract_digest: str
-    message_id: str | None
-    request_digest: str
-    reply_digest: str
-    previous: str
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the canonical JSON of all fields, in hex."""
-        return _digest(_canonical(asdict(self)).encode())
 
 
 class Ledger:
@@ -125,21 +70,7 @@ class Ledger:
         Raises:
             PrivacyError: If there is a file already, or it cannot be written.
         """
-        path = Path(path)
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        except FileExistsError:
-            raise PrivacyError(f"{path} exists already: open it, its spend counts") from None
-        except OSError as error:
-            raise PrivacyError(f"cannot create the ledger {path}: {error.strerror}") from None
-        connection = _connect(path)
-        try:
-            connection.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            connection.close()
-            path.unlink(missing_ok=True)
-            raise PrivacyError(f"cannot create the ledger {path}: {error}") from None
-        return cls(connection, str(path), durable=True)
+        return cls(create_file(Path(path)), str(path), durable=True)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -148,23 +79,7 @@ class Ledger:
         Raises:
             PrivacyError: If it is missing, in use by a process, not a ledger, or tampered with.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise PrivacyError(
-                f"the ledger {path} is missing: restore it from its backup. A lost ledger counts "
-                f"as spent; only a holder that never released anything may create a new one"
-            )
-        try:
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
-        except OSError as error:
-            raise PrivacyError(f"the ledger {path} is not this user's: {error.strerror}") from None
-        connection = _connect(path)
-        (kind,) = connection.execute("PRAGMA application_id").fetchone()
-        if kind != APPLICATION_ID:
-            connection.close()
-            raise PrivacyError(f"{path} is not a ledger of this version")
-        return cls(connection, str(path), durable=True)
+        return cls(open_file(Path(path)), str(path), durable=True)
 
     @classmethod
     def in_memory(cls) -> Self:
@@ -172,9 +87,7 @@ class Ledger:
 
         It alone takes events of None: releases without privacy, with which ε is infinite.
         """
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        connection.executescript(_SCHEMA)
-        return cls(connection, "ledger in memory", durable=False)
+        return cls(open_in_memory(), "ledger in memory", durable=False)
 
     def bind_split(self, salt: str, fraction: float) -> None:
         """Record the salt and hold-out fraction by which users are split from now on.
@@ -182,7 +95,7 @@ class Ledger:
         The second different pair, or a first one after a charge, makes the accounts add up for
         ever. Only the salt's SHA-256 is kept.
         """
-        split = _canonical({"holdout": float(fraction), "salt_sha256": _digest(salt.encode())})
+        split = canonical({"holdout": float(fraction), "salt_sha256": digest(salt.encode())})
         with self._writing():
             if split not in self._splits:
                 self._append("split", split, "", None, "", b"")
@@ -242,7 +155,7 @@ class Ledger:
         """
         if not message_id:
             raise PrivacyError("a charge needs a message id")
-        text = _canonical(None if event is None else event_to_json(event))
+        text = canonical(None if event is None else event_to_json(event))
         with self._writing():
             self.check(account, event, budget_epsilon, delta)
             if self._find(message_id) is not None:
@@ -268,7 +181,7 @@ class Ledger:
             if not rows:
                 raise PrivacyError(f"message {message_id!r} is already answered, and acknowledged")
             reply = bytes(rows[0][0])
-            if _digest(reply) != found.reply_digest:
+            if digest(reply) != found.reply_digest:
                 raise self._tampered(found.sequence, "its reply is another one")
             return reply
 
@@ -308,7 +221,10 @@ class Ledger:
 
     @property
     def head(self) -> tuple[int, str]:
-        """Sequence number and hash of the last entry; (0, GENESIS) of an empty ledger."""
+        """Sequence number and hash of the last entry; (0, GENESIS) of an empty ledger.
+
+        Whoever remembers it outside the file can tell an end cut off or an older copy put back.
+        """
         with self._lock:
             rows = self._execute(
                 "SELECT sequence, hash FROM entries ORDER BY sequence DESC LIMIT 1"
@@ -318,7 +234,8 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """All entries, in order."""
         with self._lock:
-            return [_entry(row) for row in self._execute("SELECT * FROM entries ORDER BY sequence")]
+            rows = self._execute("SELECT * FROM entries ORDER BY sequence")
+        return [Entry.from_row(row) for row in rows]
 
     def verify(self) -> None:
         """Walk the chain from its beginning; a reply is held against it by `lookup`.
@@ -327,14 +244,10 @@ class Ledger:
             PrivacyError: Naming the first entry that was changed, removed or put in. Entries cut
                 off at the end cannot be seen here.
         """
-        previous = GENESIS
         with self._lock:
-            rows = self._execute("SELECT * FROM entries ORDER BY sequence")
-        for number, row in enumerate(rows, start=1):
-            entry = _entry(row)
-            if (entry.sequence, entry.previous, entry.hash) != (number, previous, row[-1]):
-                raise self._tampered(number, "it does not follow from the entries before it")
-            previous = entry.hash
+            number = first_break(self._execute("SELECT * FROM entries ORDER BY sequence"))
+        if number is not None:
+            raise self._tampered(number, "it does not follow from the entries before it")
 
     def close(self) -> None:
         """Let go of the file; the ledger cannot be used any more."""
@@ -390,17 +303,17 @@ class Ledger:
             contract_digest=contract_digest,
             message_id=message_id,
             request_digest=request_digest,
-            reply_digest=_digest(reply),
+            reply_digest=digest(reply),
             previous=previous,
         )
-        row = (*asdict(entry).values(), entry.hash)
+        row = entry.to_row()
         self._execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row)
         self._count(entry)  # before the commit: an interrupt in between may only overstate
         return entry
 
     def _find(self, message_id: str) -> Entry | None:
         rows = self._execute("SELECT * FROM entries WHERE message_id = ?", message_id)
-        return _entry(rows[0]) if rows else None
+        return Entry.from_row(rows[0]) if rows else None
 
     def _count(self, entry: Entry) -> None:
         if entry.account == "split":
@@ -426,39 +339,6 @@ class Ledger:
         )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection: sqlite3.Connection | None = None
-    try:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw",
-            uri=True,
-            timeout=0,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        for setting in (
-            "locking_mode = EXCLUSIVE",
-            "journal_mode = DELETE",
-            "synchronous = EXTRA",
-            "fullfsync = ON",  # on macOS a plain sync stops at the drive's cache
-        ):
-            connection.execute(f"PRAGMA {setting}")
-        connection.executescript("BEGIN EXCLUSIVE; COMMIT;")  # the lock stays until close
-    except sqlite3.Error as error:
-        if connection is not None:
-            connection.close()
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-            raise PrivacyError(
-                f"the ledger {path} is in use by another client: a holder runs one at a time"
-            ) from None
-        raise PrivacyError(f"the ledger {path} cannot be opened: {error}") from None
-    return connection
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    return Entry(**dict(zip(Entry.__dataclass_fields__, row[:-1], strict=True)))
-
-
 def _epsilon(events: list[Event | None], delta: float) -> float:
     given = [event for event in events if event is not None]
     return epsilon(given, delta) if len(given) == len(events) else math.inf
@@ -467,11 +347,3 @@ def _epsilon(events: list[Event | None], delta: float) -> float:
 def _check_account(account: str) -> None:
     if account not in ACCOUNTS:
         raise PrivacyError(f"account {account!r}: must be one of {', '.join(ACCOUNTS)}")
-
-
-def _canonical(plain: Any) -> str:
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_common.contract import Model
 from credit_common.errors import BackboneError
 from credit_common.fetch import MINILM_SHA256, fetch_minilm
+from credit_common.sections import Model
 
 WEIGHTS = "model.safetensors"
 

@@ -6,6 +6,7 @@ computed for the [CLS] token alone, in another order of the same products (see `
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,7 +136,10 @@ class CreditModel(nn.Module):
             layers_to_transform=list(range(self.frozen_layers, self.frozen_layers + spec.layers)),
             layers_pattern="layer",
         )
-        inner = get_peft_model(bert, config).base_model.model
+        with warnings.catch_warnings():
+            # peft asks transformers for a name that the latter is about to rename.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            inner = get_peft_model(bert, config).base_model.model
         for name, parameter in inner.named_parameters():
             if "lora_A" in name:  # PEFT's own initial law, from the contract's seed
                 bound = math.sqrt(1.0 / parameter.shape[1])

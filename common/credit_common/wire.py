@@ -80,7 +80,8 @@ def request_arrays(message: Message) -> dict[str, NDArray[np.float32]]:
     """Arrays of a request, in its own order.
 
     Raises:
-        WireError: If there is not exactly one record of arrays under its name.
+        WireError: If there is not exactly one record of arrays under its name, or one of them is
+            not float32 in NumPy's own format; pickles are not opened.
     """
     records = message.content.array_records
     if set(records) != {ARRAYS}:
@@ -140,6 +141,11 @@ def refusal(request: Message) -> Message:
 
 
 def _decoded(name: str, array: Array) -> NDArray[np.float32]:
-    if array.dtype != "float32":
+    # The record's own word for the dtype proves nothing: what counts is what the bytes hold.
+    try:
+        values = array.numpy()
+    except (ValueError, TypeError, EOFError, OSError, MemoryError):
+        raise WireError(f"array {name}: its bytes are not an array in NumPy's format") from None
+    if not isinstance(values, np.ndarray) or values.dtype != np.float32:
         raise WireError(f"array {name}: must be float32")
-    return array.numpy()
+    return values

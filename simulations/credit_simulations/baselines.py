@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from credit_simulations.federation import Party
 
-STRENGTHS = np.geomspace(0.1, 1000.0, 7)
+STRENGTHS = tuple(10.0**power for power in range(-1, 4))
 
 
 def central_logistic(parties: Sequence[Party]) -> dict[str, NDArray[np.float64]]:
@@ -34,9 +34,9 @@ def local_logistic(parties: Sequence[Party]) -> dict[str, NDArray[np.float64]]:
 
 
 def _logistic(features: NDArray[np.float32], labels: NDArray[np.float32]) -> Any:
-    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
 
-    model = LogisticRegressionCV(
-        Cs=STRENGTHS, cv=5, scoring="roc_auc", max_iter=300, use_legacy_attributes=False
-    )
-    return model.fit(features, labels)
+    regression = LogisticRegression(max_iter=300)
+    search = GridSearchCV(regression, {"C": STRENGTHS}, scoring="roc_auc", cv=5)
+    return search.fit(features, labels)

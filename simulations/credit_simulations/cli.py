@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="accept a contract without privacy.epsilon",
     )
-    run.add_argument("--format", default="table", choices=["table", "json"])
+    run.add_argument("--format", default="table", choices=["table", "json", "markdown"])
     run.set_defaults(command=_run)
 
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
@@ -86,22 +86,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Imported here so that --help and mistakes in the arguments answer at once.
-    import torch
-
+    # torch takes seconds to import: what can be wrong in the arguments is looked at before.
     from credit_client.mapping import load_mapping
-    from credit_simulations.arms import ARMS
     from credit_simulations.packaged import packaged_contract
-    from credit_simulations.run import run_arms
-    from credit_simulations.view import RunView, summary, write_json
 
     contract = packaged_contract(options.contract)
+    shards = _holders(options.shards)
+    mapping = load_mapping(options.mapping, contract) if options.mapping else None
+
+    import torch
+
+    from credit_simulations.arms import ARMS
+    from credit_simulations.runs import run_arms
+    from credit_simulations.view import RunView, summary, write_json, write_markdown
+
     if options.threads:
         torch.set_num_threads(options.threads)
     with RunView(contract, options.tensorboard) as view:
         result = run_arms(
             contract,
-            _holders(options.shards),
+            shards,
             arms=ARMS if options.arms is None else options.arms,
             holders=options.holders,
             draws=options.draws,
@@ -109,19 +113,19 @@ def _run(options: argparse.Namespace) -> int:
             device=options.device,
             allow_no_privacy=options.allow_no_privacy,
             ledgers=options.ledgers,
-            mapping=load_mapping(options.mapping, contract) if options.mapping else None,
+            mapping=mapping,
             watcher=view.watcher,
         )
-    if options.format == "json":
-        write_json(result)
-    else:
-        summary(result)
+    {"table": summary, "json": write_json, "markdown": write_markdown}[options.format](result)
     return 0
 
 
 def _holders(files: list[Path] | None) -> dict[str, Path] | None:
     if files is None:
         return None
+    for file in files:
+        if not file.is_file():
+            raise CreditError(f"--shards: there is no file {file}")
     named = {file.name.split(".")[0]: file for file in files}
     if len(named) < len(files):
         raise CreditError(
@@ -151,7 +155,8 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from credit_common.privacy import mechanism_plan, solve_noise_multiplier
+    from credit_common.accountant import solve_noise_multiplier
+    from credit_common.privacy import mechanism_plan
     from credit_simulations.packaged import packaged_contract
 
     contract = packaged_contract(options.contract)

@@ -14,7 +14,7 @@ from rich.table import Table
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
 from credit_simulations.federation import Progress
-from credit_simulations.run import RunResult, Watcher
+from credit_simulations.runs import RunResult, Watcher
 
 SHOWN_ROUNDS = 12
 """Lines of the live table; older rounds scroll out."""
@@ -82,9 +82,7 @@ class RunView:
 def summary(result: RunResult) -> None:
     """Print the arms side by side on stdout, and what their ε means."""
     means = result.means()
-    figures = [
-        c for c in means.columns if c not in ("arm", "draws", "epsilon", "bytes_up", "seconds")
-    ]
+    figures = _figures(means)
     table = Table(title=f"{result.contract.federation.name}: {len(result.users)} holders")
     for column in ("arm", "what it is", "ε", *figures, "KiB up", "s"):
         table.add_column(column, justify="left" if column in ("arm", "what it is") else "right")
@@ -106,6 +104,23 @@ def summary(result: RunResult) -> None:
         )
     parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result.seconds.items())
     print(f"time: {parts}")
+
+
+def write_markdown(result: RunResult) -> None:
+    """Print the arms as a Markdown table on stdout, for documents."""
+    means = result.means()
+    figures = _figures(means)
+    print("| arm | what it is | ε | " + " | ".join(figures) + " |")
+    print("|---|---" + "|---:" * (1 + len(figures)) + "|")
+    for row in means.to_dict("records"):
+        values = ["" if pd.isna(row[f]) else f"{row[f]:.4f}" for f in figures]
+        spent = "none" if pd.isna(row["epsilon"]) else f"{row['epsilon']:.2f}"
+        print(f"| {' | '.join([str(row['arm']), MEANING[str(row['arm'])], spent, *values])} |")
+
+
+def _figures(means: pd.DataFrame) -> list[str]:
+    others = ("arm", "draws", "epsilon", "bytes_up", "seconds")
+    return [str(column) for column in means.columns if column not in others]
 
 
 def write_json(result: RunResult) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from credit_client.mapping import ShardMapping, Unit, load_mapping
 from credit_client.shard import read_shard
-from credit_common.contract import Contract, Task
+from credit_common.contract import Contract
 from credit_common.errors import ShardError
+from credit_common.sections import Task
 
 MAPPING = """
 [columns]

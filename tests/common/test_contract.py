@@ -1,6 +1,5 @@
 import contextlib
 import dataclasses
-import math
 import re
 import tomllib
 from typing import Any
@@ -10,17 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit_common.checked import build
-from credit_common.contract import (
-    Contract,
-    LearningRates,
-    Privacy,
-    Split,
-    Training,
-    load_contract,
-    parse_contract,
-)
+from credit_common.contract import Contract, load_contract, parse_contract
 from credit_common.errors import ContractError
 from credit_common.fields import NumberField
+from credit_common.sections import LearningRates, Privacy, Split, Training
 
 FIELD = 'name = "age"\nkind = "number"\nrange = [18, 100]\nedges = [25, 40, 60]'
 
@@ -132,11 +124,6 @@ def test_numbers_that_are_not_finite_are_refused(contract_text: str, key: str, n
         parse_contract(contract_text.replace(key, f"{name} = {number}", 1))
 
 
-def test_dropout_is_refused_with_the_reason(contract_text: str) -> None:
-    with pytest.raises(ContractError, match=r"model\.dropout = 0\.1: dropout is refused: it makes"):
-        parse_contract(contract_text.replace("rank = 4", "dropout = 0.1"))
-
-
 def test_an_unreadable_file_is_one_error_that_names_it(tmp_path: Any) -> None:
     (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'")
     (tmp_path / "broken.toml").write_text("[task")
@@ -224,19 +211,6 @@ def test_baselines_keep_everything_but_what_they_say(contract: Contract) -> None
     assert wide.model.train == ("wide",)
     assert not wide.model.reads_text
     assert len({contract.digest, plain.digest, wide.digest}) == 3
-
-
-def test_an_unknown_size_class_is_refused_with_the_known_ones(contract: Contract) -> None:
-    assert contract.privacy.class_users("large") == 3000
-    with pytest.raises(ContractError, match=r"'huge'.*small, large"):
-        contract.privacy.class_users("huge")
-
-
-@pytest.mark.parametrize("rounds", [1, 4, 5, 12])
-def test_the_last_round_is_always_evaluated(contract: Contract, rounds: int) -> None:
-    due = [r for r in range(1, rounds + 1) if contract.evaluation.due(r, rounds)]
-    assert due[-1] == rounds
-    assert len(due) == math.ceil(rounds / contract.evaluation.every)
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_common.contract import Contract, Task
+from credit_common.contract import Contract
 from credit_common.fields import (
     CategoryField,
     DroppedField,
@@ -29,6 +29,7 @@ from credit_common.record import (
     parse_label,
     parse_value,
 )
+from credit_common.sections import Task
 
 CLIPPED = NumberField(name="x", range=(0, 10), edges=(5,))
 JOB = CategoryField(name="job", values=("a", "none"))

@@ -18,7 +18,7 @@ from torch import Tensor
 from credit_common.contract import Contract
 from credit_common.model import CreditModel, bucket_length
 from credit_common.record import Record
-from credit_common.text import record_text, wide_features
+from credit_common.text import record_text, wide_features, wide_width
 
 PHYSICAL = 64
 """Rows of a physical batch, in training, scoring and in building the cache."""
@@ -66,7 +66,7 @@ class Examples:
         self._wide: NDArray[np.float32] | None = None
         if "wide" in contract.model.train:
             rows = [wide_features(contract, r) for r in records]
-            self._wide = np.asarray(rows, np.float32).reshape(len(records), -1)
+            self._wide = np.asarray(rows, np.float32).reshape(len(records), wide_width(contract))
         self._bucket = np.zeros(len(records), np.int64)  # padded length of each example
         self._place = np.arange(len(records))  # its row in that bucket
         self._buckets: dict[int, _Bucket] = {}

@@ -7,6 +7,7 @@ y = W x + s B A x: dB = s dy (A x)^T and dA = s (B^T dy) x^T. Opacus' hooks do t
 Linear, at the price of the redundant weight gradients.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -31,22 +32,28 @@ def fill_grad_samples(model: CreditModel, batch: Batch, losses: Losses) -> None:
     """
     trained: dict[str, Any] = dict(model.trained())  # grad_sample is opacus' own attribute
     taps: list[Tap] = []
-    with torch.enable_grad():
+    with torch.enable_grad(), autocast(model.device):
         cls = model.text_features(batch.hidden, batch.mask, taps) if model.reads_text else None
         scores = model.score(cls, batch.wide)
         loss = (losses(scores, batch.labels) * batch.weights).sum()
-        outs = [tap.out for tap in taps]
-        d_scores, *d_outs = torch.autograd.grad(loss, [scores, *outs])
+    d_scores, *d_outs = torch.autograd.grad(loss, [scores, *(tap.out for tap in taps)])
     with torch.no_grad():
         if "head.weight" in trained:
             assert cls is not None
-            trained["head.weight"].grad_sample = torch.einsum("no,nx->nox", d_scores, cls)
+            trained["head.weight"].grad_sample = torch.einsum("no,nx->nox", d_scores, cls.float())
             trained["head.bias"].grad_sample = d_scores
         if "wide.weight" in trained:
             assert batch.wide is not None
             trained["wide.weight"].grad_sample = torch.einsum("no,nx->nox", d_scores, batch.wide)
         for tap, d_out in zip(taps, d_outs, strict=True):
             _lora(tap, d_out.float())
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bf16 for the forward pass on CUDA, nothing elsewhere; per-sample gradients stay float32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def _lora(tap: Tap, d_out: Tensor) -> None:

@@ -1,6 +1,5 @@
 """One round of local training under the contract's plan, and scoring."""
 
-import contextlib
 from functools import partial
 
 import numpy as np
@@ -52,8 +51,7 @@ def train(
     for _ in range(plan.steps):
         optimizer.zero_grad()
         for batch in examples.batches(poisson_sample(sampling, len(examples), plan.sampling_rate)):
-            with _autocast(model.device):
-                fill_grad_samples(model, batch, row_losses)
+            fill_grad_samples(model, batch, row_losses)
             optimizer.accumulate()
         optimizer.step()
     optimizer.zero_grad()
@@ -94,10 +92,3 @@ def _optimizer(model: CreditModel) -> torch.optim.Optimizer:
     if training.optimizer == "adam":
         return torch.optim.AdamW(groups)
     return torch.optim.SGD(groups, momentum=training.momentum)
-
-
-def _autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    # bf16 for the forward pass on CUDA alone; opacus' step must run outside autocast.
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()

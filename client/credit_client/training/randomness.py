@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from credit_common.errors import PrivacyError
 from credit_common.privacy import MechanismPlan
 
-_UNIT = 2.0**-53
+_UNIT = 2.0**-52
 
 
 class RandomSource(Protocol):
@@ -51,8 +51,8 @@ class SecureRandom:
         return np.frombuffer(self._stream.update(bytes(8 * n)), np.uint64)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
-        """N numbers, uniform on the centres of 2^53 equal cells of (0, 1)."""
-        return ((self._words(n) >> np.uint64(11)).astype(np.float64) + 0.5) * _UNIT
+        """N numbers, uniform on the centres of 2^52 equal cells of (0, 1)."""
+        return ((self._words(n) >> np.uint64(12)).astype(np.float64) + 0.5) * _UNIT
 
     def normal(self, n: int) -> NDArray[np.float64]:
         """N standard Gaussian numbers by Box and Muller (1958), in float64."""

@@ -1,0 +1,292 @@
+"""The sections of the federation file, each a frozen dataclass that checks itself when it is made.
+
+What holds between sections is checked by `credit_common.contract.Contract`; the columns of a shard
+are in `credit_common.fields`.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from credit_common.checked import require
+from credit_common.errors import ContractError
+
+DROPOUT_REASON = (
+    "dropout is refused: it makes frozen layers random, so that they cannot be computed once and "
+    "kept, and under per-example clipping its noise costs accuracy without protecting anyone; "
+    "use weight_decay"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is predicted.
+
+    Attributes:
+        kind: binary (1 = default, the event), multiclass, or regression.
+        label: Column that holds the outcome.
+        positive: Binary: codes that mean the event. `negative`: codes that mean its absence.
+        classes: Multi-class: all codes, in the order of the model's outputs.
+        range: Regression: smallest and largest plausible target; the model is trained on
+            (target - low) / (high - low).
+        base_rate: Binary: public prior of the event, where the first model starts. Not a figure of
+            any holder's data.
+    """
+
+    kind: Literal["binary", "multiclass", "regression"] = "binary"
+    label: str
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    base_rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind == "binary":
+            both = bool(self.positive) and bool(self.negative)
+            require(both, "task.positive", self.positive, "given, and task.negative too")
+            apart = not set(self.positive) & set(self.negative)
+            require(apart, "task.negative", self.negative, "without codes of task.positive")
+            require(0 < self.base_rate < 1, "task.base_rate", self.base_rate, "inside (0, 1)")
+        elif self.kind == "multiclass":
+            unique = len(set(self.classes)) == len(self.classes) >= 2
+            require(unique, "task.classes", self.classes, "at least two different codes")
+        else:
+            ok = self.range is not None and self.range[0] < self.range[1]
+            require(ok, "task.range", self.range, "[low, high] with low < high")
+
+    @property
+    def outputs(self) -> int:
+        """Number of values that the model returns for one record."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordRule:
+    """How rows become one record per user, the unit of privacy.
+
+    Attributes:
+        user: The identifier column that names the user.
+        several_rows: Which of a user's rows gives the record: the last or first one (by `time`, or
+            in the file's order where there is none), or the user is rejected. Event lists of all
+            rows are joined.
+        time: The time field that orders a user's rows; empty for the file's order.
+    """
+
+    user: str
+    several_rows: Literal["last", "first", "reject"] = "last"
+    time: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Train and hold-out users, by a keyed hash of the user id.
+
+    `salt` and `holdout` outlive contracts: a user who once was a hold-out user must stay one, or
+    both accounts of the ledger add up.
+    """
+
+    salt: str
+    holdout: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(len(self.salt) >= 8, "split.salt", self.salt, "at least 8 characters")
+        require(0 <= self.holdout <= 0.5, "split.holdout", self.holdout, "between 0 and 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A frozen BERT with LoRA on its top layers, beside a wide part.
+
+    Attributes:
+        backbone: "minilm-l6" (the pinned default), a folder, or a hub id.
+        backbone_sha256: Digest of model.safetensors; needed unless the default is used.
+        tokens: Longest text in tokens; longer ones are cut.
+        layers: Number k of top layers that carry LoRA.
+        rank, alpha: LoRA's rank r and scale alpha (Hu et al. 2022): W + alpha / r * B A.
+        targets: Attention projections that carry LoRA.
+        factors: "fedavg" trains and averages A and B, "ffa" keeps A at its public initial value
+            (Sun et al. 2024).
+        train: Which groups of weights are trained; without "lora" and "head" there is no text.
+        text_scale: Public factor on the [CLS] vector before the head. Under one clip norm it sets
+            how much of a user's gradient belongs to the text side.
+        seed: Public seed of the initial weights.
+    """
+
+    backbone: str = "minilm-l6"
+    backbone_sha256: str = ""
+    tokens: int = 128
+    layers: int = 1
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[Literal["query", "value"], ...] = ("query", "value")
+    factors: Literal["fedavg", "ffa"] = "fedavg"
+    train: tuple[Literal["lora", "head", "wide"], ...] = ("lora", "head", "wide")
+    text_scale: float = 1.0
+    dropout: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dropout != 0:
+            raise ContractError(f"model.dropout = {self.dropout!r}: {DROPOUT_REASON}")
+        require(8 <= self.tokens <= 512, "model.tokens", self.tokens, "between 8 and 512")
+        require(self.layers >= 1, "model.layers", self.layers, "at least 1")
+        require(1 <= self.rank <= 64, "model.rank", self.rank, "between 1 and 64")
+        require(self.text_scale > 0, "model.text_scale", self.text_scale, "positive")
+        require(self.alpha > 0, "model.alpha", self.alpha, "positive")
+        require(bool(self.targets), "model.targets", self.targets, "at least one projection")
+        require(bool(self.train), "model.train", self.train, "at least one group")
+        sha = self.backbone_sha256
+        ok = re.fullmatch(r"[0-9a-f]{64}", sha) is not None or (
+            sha == "" and self.backbone == "minilm-l6"
+        )
+        require(ok, "model.backbone_sha256", sha, "the SHA-256 of model.safetensors, in hex")
+        lora_alone = "lora" in self.train and "head" not in self.train
+        require(not lora_alone, "model.train", self.train, 'with "head" where it has "lora"')
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the text side takes part at all."""
+        return "head" in self.train
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRates:
+    """Step sizes by group of weights."""
+
+    lora: float = 0.05
+    head: float = 0.05
+    wide: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("lora", "head", "wide"):
+            value = getattr(self, name)
+            require(value > 0, f"training.learning_rate.{name}", value, "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Rounds and local steps.
+
+    Attributes:
+        rounds: Number of federated rounds.
+        steps: Local optimizer steps of each holder in one round.
+        sampling_rate: Poisson probability q that a user takes part in one step.
+        learning_rate: Step sizes by group of weights.
+        optimizer: Local optimizer, made anew each round.
+        momentum: For "sgd".
+        weight_decay: L2 pull of the wide and head weights towards zero. It acts after the noise,
+            so it costs no privacy.
+        average: Weight of the past in the exponential average of the global adapter, which is what
+            is evaluated and released; 0 releases the last round's adapter.
+    """
+
+    rounds: int
+    steps: int
+    sampling_rate: float
+    learning_rate: LearningRates = field(default_factory=LearningRates)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    average: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.rounds <= 10_000, "training.rounds", self.rounds, "between 1 and 10000")
+        require(1 <= self.steps <= 10_000, "training.steps", self.steps, "between 1 and 10000")
+        q = self.sampling_rate
+        require(0 < q <= 1, "training.sampling_rate", q, "inside (0, 1]")
+        require(0 <= self.momentum < 1, "training.momentum", self.momentum, "inside [0, 1)")
+        ok = self.momentum == 0 or self.optimizer == "sgd"
+        require(ok, "training.momentum", self.momentum, 'zero unless the optimizer is "sgd"')
+        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.average < 1, "training.average", self.average, "inside [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """The privacy budget and the mechanism of a step.
+
+    Attributes:
+        epsilon, delta: Budget for each user of a holder, under add/remove of that user. Epsilon is
+            absent (infinite) only for a federation without privacy, which client and server refuse
+            unless they are told to allow it.
+        clip_norm: L2 bound C of one user's gradient.
+        noise_multiplier: Standard deviation of the noise on a step's sum, in units of C.
+        size_classes: Public size class -> number of training users that it stands for. The class
+            sets the denominator of a step and the weight of the average, never the exact count.
+    """
+
+    epsilon: float | None = None
+    delta: float = 1e-5
+    clip_norm: float = 1.0
+    noise_multiplier: float = 0.0
+    size_classes: tuple[tuple[str, int], ...] = (("standard", 1000),)
+
+    def __post_init__(self) -> None:
+        ok = self.epsilon is None or 0 < self.epsilon <= 50
+        require(ok, "privacy.epsilon", self.epsilon, "inside (0, 50], or absent for no privacy")
+        require(0 < self.delta <= 1e-3, "privacy.delta", self.delta, "inside (0, 0.001]")
+        require(self.clip_norm > 0, "privacy.clip_norm", self.clip_norm, "positive")
+        sigma = self.noise_multiplier
+        if self.epsilon is None:
+            require(sigma == 0, "privacy.noise_multiplier", sigma, "0 where epsilon is absent")
+        else:
+            require(0.2 <= sigma <= 1e3, "privacy.noise_multiplier", sigma, "between 0.2 and 1000")
+        names = [name for name, _ in self.size_classes]
+        unique = 1 <= len(set(names)) == len(names)
+        require(unique, "privacy.size_classes", self.size_classes, "at least one, each once")
+        for name, users in self.size_classes:
+            require(users >= 1, f"privacy.size_classes.{name}", users, "at least 1 user")
+
+    @property
+    def private(self) -> bool:
+        """Whether there is a budget at all."""
+        return self.epsilon is not None
+
+    def class_users(self, size_class: str) -> int:
+        """Number of users that a size class stands for."""
+        classes = dict(self.size_classes)
+        if size_class not in classes:
+            known = ", ".join(classes)
+            raise ContractError(f"size class {size_class!r} is not in the contract; it has {known}")
+        return classes[size_class]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """DP histograms of the hold-out users' scores, on a fixed schedule.
+
+    Attributes:
+        every: Rounds between two evaluations; the last round is always evaluated.
+        bins: Equal bins of the score over (0, 1).
+        noise_multiplier: Standard deviation of the Gaussian noise on each cell's count (one user
+            is in one cell, so the sensitivity is 1).
+    """
+
+    every: int = 5
+    bins: int = 50
+    noise_multiplier: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "evaluation.every", self.every, "at least 1")
+        require(2 <= self.bins <= 1000, "evaluation.bins", self.bins, "between 2 and 1000")
+        sigma = self.noise_multiplier
+        require(sigma >= 0, "evaluation.noise_multiplier", sigma, "at least 0")
+
+    def due(self, round_: int, rounds: int) -> bool:
+        """Whether `round_` (from 1) of `rounds` is evaluated."""
+        return round_ % self.every == 0 or round_ == rounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Name and size of the federation."""
+
+    name: str
+    description: str = ""
+    min_holders: int = 2
+
+    def __post_init__(self) -> None:
+        ok = re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", self.name) is not None
+        require(ok, "federation.name", self.name, "lower-case letters, digits and hyphens")
+        require(self.min_holders >= 1, "federation.min_holders", self.min_holders, "at least 1")

@@ -1,0 +1,234 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from credit_client.training.examples import PHYSICAL, Batch, Examples
+from credit_client.training.gradients import fill_grad_samples
+from credit_client.training.loop import losses
+from credit_common.text import wide_width
+
+KINDS = ("binary", "multiclass", "regression")
+ROWS = 6
+
+
+def filled(model, batch):
+    """Name -> per-sample gradients, (rows, *shape)."""
+    fill_grad_samples(model, batch, lambda s, y: losses(model.contract, s, y))
+    out = {}
+    for name, p in model.trained():
+        out[name] = p.grad_sample
+        p.grad_sample = None
+    return out
+
+
+def some(model, n=ROWS, seed=0, length=16):
+    """A batch of random frozen outputs with padding of different lengths."""
+    draw = torch.Generator().manual_seed(seed)
+    spec, task = model.contract.model, model.contract.task
+    hidden = mask = wide = None
+    if model.reads_text:
+        hidden = torch.randn((n, length, model.hidden), generator=draw)
+        own = torch.randint(2, length + 1, (n, 1), generator=draw)
+        mask = torch.arange(length)[None] < own
+        if not model.trained_layers:
+            hidden = hidden[:, :1]
+    if "wide" in spec.train:
+        wide = torch.rand((n, wide_width(model.contract)), generator=draw) / 8
+    labels = {
+        "binary": torch.randint(0, 2, (n,), generator=draw).float(),
+        "multiclass": torch.randint(0, 3, (n,), generator=draw).float(),
+        "regression": torch.rand((n,), generator=draw),
+    }[task.kind]
+    return Batch(
+        rows=np.arange(n), hidden=hidden, mask=mask, wide=wide, labels=labels, weights=torch.ones(n)
+    )
+
+
+def rows_of(batch, rows):
+    cut = {
+        name: None if getattr(batch, name) is None else getattr(batch, name)[rows]
+        for name in ("hidden", "mask", "wide", "labels", "weights")
+    }
+    return Batch(rows=np.arange(len(cut["labels"])), **cut)
+
+
+class Plain(nn.Module):
+    """The same model in transformers' and peft's own layers, all tokens through all of them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.kept = [model]  # in a list: its frozen parts are no parts of this module
+        if model.reads_text and model.trained_layers:
+            self.layers = nn.ModuleList(model.bert.encoder.layer[model.frozen_layers :])
+        if model.reads_text:
+            self.head = model.head
+        if "wide" in model.contract.model.train:
+            self.wide = model.wide
+
+    def forward(self, hidden, mask, wide):
+        (model,) = self.kept
+        score = model.offset
+        if model.reads_text:
+            bias = torch.where(mask, 0.0, torch.finfo(torch.float32).min)[:, None, None, :]
+            for layer in getattr(self, "layers", ()):
+                out = layer(hidden, bias)
+                hidden = out[0] if isinstance(out, tuple) else out
+            cls = (hidden[:, 0] - model.reference) / model.reference.norm()
+            score = score + self.head(cls * model.contract.model.text_scale)
+        if wide is not None:
+            score = score + self.wide(wide)
+        return score
+
+
+def by_autograd(model, batch):
+    """The same gradients from autograd on batches of one row of the plain model."""
+    plain, trained = Plain(model), dict(model.trained())
+    each = {name: [] for name in trained}
+    for row in range(len(batch.labels)):
+        one = rows_of(batch, slice(row, row + 1))
+        scores = plain(one.hidden, one.mask, one.wide)
+        loss = losses(model.contract, scores, one.labels).sum()
+        for name, grad in zip(
+            trained, torch.autograd.grad(loss, list(trained.values())), strict=True
+        ):
+            each[name].append(grad)
+    return {name: torch.stack(grads) for name, grads in each.items()}
+
+
+def furthest(ours, theirs):
+    """Largest difference of any row of any tensor, over the row's norm."""
+    assert set(ours) == set(theirs)
+    worst = 0.0
+    for name in ours:
+        assert ours[name].shape == theirs[name].shape
+        gap = (ours[name] - theirs[name]).flatten(1).norm(dim=1)
+        size = theirs[name].flatten(1).norm(dim=1)
+        assert (size > 0).all(), name  # a gradient of zero would agree with anything
+        worst = max(worst, (gap / size).max().item())
+    return worst
+
+
+@pytest.mark.parametrize("targets", [("query", "value"), ("query",), ("value",)])
+@pytest.mark.parametrize("factors", ["fedavg", "ffa"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_each_gradient_is_autograds_of_a_batch_of_one(
+    variant, model_for, shaken, layers, factors, targets
+):
+    model = model_for(variant(model={"layers": layers, "factors": factors, "targets": targets}))
+    model.load_adapter(shaken(model, scale=0.1))
+    batch = some(model)
+    ours = filled(model, batch)
+    assert set(ours) == set(model.schema())
+    assert all(grad.dtype == torch.float32 for grad in ours.values())
+    assert furthest(ours, by_autograd(model, batch)) < 1e-5
+    bent = {name: grad.clone() for name, grad in ours.items()}
+    bent[f"lora.{3 - layers}.{targets[0]}.B"][2] *= 1.0001
+    assert furthest(bent, ours) > 5e-5  # an error of one in ten thousand is seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "train", [("lora", "head", "wide"), ("lora", "head"), ("head", "wide"), ("wide",)]
+)
+def test_each_gradient_is_autograds_whatever_the_task_and_the_groups(
+    variant, model_for, shaken, task, kind, train
+):
+    model = model_for(variant(task=task[kind], model={"train": train, "text_scale": 3.0}))
+    model.load_adapter(shaken(model, scale=0.1))
+    batch = some(model)
+    assert furthest(filled(model, batch), by_autograd(model, batch)) < 1e-5
+
+
+@pytest.mark.slow
+def test_each_gradient_is_autograds_in_the_pinned_minilm(minilm_model, contract, records, shaken):
+    model = minilm_model
+    examples = Examples(model, contract, records(5))
+    model.load_adapter(shaken(model, scale=0.1))
+    for batch in examples.batches(np.arange(5)):
+        real = rows_of(batch, slice(0, len(batch.rows)))
+        assert furthest(filled(model, real), by_autograd(model, real)) < 1e-5
+
+
+def by_opacus(model, batch):
+    from opacus.grad_sample import GradSampleModule
+
+    hooked = GradSampleModule(Plain(model).train(), batch_first=True, loss_reduction="sum")
+    try:
+        scores = hooked(batch.hidden, batch.mask, batch.wide)
+        losses(model.contract, scores, batch.labels).sum().backward()
+        return {name: p.grad_sample.clone() for name, p in model.trained()}
+    finally:
+        hooked.remove_hooks()
+        model.eval()
+        for _, p in model.trained():
+            p.grad, p.grad_sample = None, None
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_gradients_are_those_of_opacus_own_hooks(
+    variant, model_for, shaken, task, layers, kind
+):
+    model = model_for(variant(task=task[kind], model={"layers": layers}))
+    model.load_adapter(shaken(model, scale=0.1))
+    batch = some(model)
+    assert furthest(filled(model, batch), by_opacus(model, batch)) < 1e-5
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_rows_gradient_does_not_know_its_companions(variant, model_for, shaken, layers):
+    model = model_for(variant(model={"layers": layers}))
+    model.load_adapter(shaken(model, scale=0.1))
+    mine, others, huge = some(model, PHYSICAL), some(model, PHYSICAL, 1), some(model, PHYSICAL, 2)
+    huge.hidden.mul_(100)
+    alone = {name: grad[0] for name, grad in filled(model, mine).items()}
+    for companions in (others, huge):
+        mixed = Batch(
+            rows=mine.rows,
+            **{
+                name: torch.cat([getattr(mine, name)[:1], getattr(companions, name)[1:]])
+                for name in ("hidden", "mask", "wide", "labels", "weights")
+            },
+        )
+        for name, grad in filled(model, mixed).items():
+            assert torch.equal(grad[0], alone[name]), name
+
+
+class BatchMean(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0, keepdim=True)
+
+
+def test_a_layer_that_mixes_rows_would_be_seen(variant, model_for, shaken, monkeypatch):
+    model = model_for(variant())
+    model.load_adapter(shaken(model, scale=0.1))
+    batch = some(model)
+    alone = filled(model, batch)
+    score = model.score
+    monkeypatch.setattr(model, "score", lambda cls, wide: score(BatchMean()(cls), wide))
+    mixed = filled(model, batch)
+    batch.hidden[1:] *= -1
+    other = filled(model, batch)
+    assert not torch.allclose(mixed["head.weight"][0], other["head.weight"][0])
+    assert not torch.allclose(mixed["head.weight"][0], alone["head.weight"][0])
+
+
+@pytest.mark.parametrize("train", [("lora", "head", "wide"), ("wide",)])
+def test_rows_of_weight_zero_have_gradients_of_exactly_zero(variant, model_for, shaken, train):
+    model = model_for(variant(model={"train": train}))
+    model.load_adapter(shaken(model, scale=0.1))
+    batch = some(model)
+    whole = filled(model, batch)
+    batch.weights[3:] = 0.0
+    for name, grad in filled(model, batch).items():
+        assert not grad[3:].any(), name
+        assert torch.equal(grad[:3], whole[name][:3]), name
+
+
+def test_filling_leaves_no_ordinary_gradient(variant, model_for, shaken):
+    model = model_for(variant())
+    model.load_adapter(shaken(model, scale=0.1))
+    filled(model, some(model))
+    assert all(p.grad is None for p in model.parameters())

@@ -12,7 +12,7 @@ from credit_client.gate import Gate
 from credit_client.ledger import Ledger
 from credit_client.training.examples import Examples
 from credit_client.training.loop import score, train
-from credit_client.training.randomness import RandomSource, SecureRandom
+from credit_client.training.randomness import RandomSource, SecureRandom, add_noise
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError, ShardError
 from credit_common.evaluation import count_users
@@ -129,7 +129,4 @@ def noised_histogram(holder: Holder, message: Message) -> NDArray[np.float64]:
     """Counts of the hold-out users by cell (see `count_users`), noised: (2, bins) float64."""
     scores = score(holder.model, holder.holdout, request_arrays(message))
     counts = count_users(holder.contract, scores, holder.holdout.labels).astype(np.float64)
-    deviation = holder.plan.evaluation_noise_multiplier
-    if deviation > 0:
-        counts += deviation * holder.noise.normal(counts.size).reshape(counts.shape)
-    return counts
+    return add_noise(counts, holder.plan.evaluation_noise_multiplier, holder.noise)

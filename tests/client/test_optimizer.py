@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from credit_client.training.optimizer import GRID, NoisySumOptimizer
-from credit_client.training.randomness import SecureRandom
+from credit_client.training.optimizer import NoisySumOptimizer
+from credit_client.training.randomness import GRID, SecureRandom
 from credit_common.privacy import MechanismPlan
 
 C = 0.7

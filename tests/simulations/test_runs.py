@@ -19,6 +19,7 @@ from credit_simulations.arms import ARMS
 from credit_simulations.data import prepare
 from credit_simulations.federation import Progress
 from credit_simulations.packaged import packaged_contract, packaged_shards
+from credit_simulations.partition import biggest, write_shards
 from credit_simulations.runs import RunResult, Watcher, run_arms
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,13 @@ def short() -> Contract:
 
 
 @pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    frame = pd.read_parquet(prepare("german"))
+    parts = {name: part.head(90) for name, part in biggest(frame, "holder", 3).items()}
+    return write_shards(parts, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ledgers")
 
@@ -43,9 +51,11 @@ def rounds() -> list[tuple[str, int, Progress]]:
 
 
 @pytest.fixture(scope="module")
-def result(short: Contract, kept: Path, rounds: list[tuple[str, int, Progress]]) -> RunResult:
+def result(
+    short: Contract, shards: dict[str, Path], kept: Path, rounds: list[tuple[str, int, Progress]]
+) -> RunResult:
     watcher = Watcher(round=lambda *line: rounds.append(line))
-    return run_arms(short, holders=3, draws=2, ledgers=kept, watcher=watcher)
+    return run_arms(short, shards, draws=2, ledgers=kept, watcher=watcher)
 
 
 def test_every_arm_has_its_rows(result: RunResult) -> None:
@@ -85,24 +95,28 @@ def test_progress_reports_each_round_with_a_growing_epsilon(
     assert all(0 <= p.figures["auc"] <= 1 for p in lines)
 
 
-def test_two_private_runs_differ_whatever_the_seeds(short: Contract, result: RunResult) -> None:
+def test_two_private_runs_differ_whatever_the_seeds(
+    short: Contract, shards: dict[str, Path], result: RunResult
+) -> None:
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002  # the point is that it does not matter
-    once = run_arms(short, holders=3, arms=[], seed=5)
+    once = run_arms(short, shards, arms=[], seed=5)
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
-    again = run_arms(short, holders=3, arms=[], seed=5)
+    again = run_arms(short, shards, arms=[], seed=5)
     for name, array in once.adapter.items():
         assert not np.array_equal(array, again.adapter[name]), name
 
 
-def test_two_runs_without_privacy_and_equal_seeds_give_the_same_bits(short: Contract) -> None:
+def test_two_runs_without_privacy_and_equal_seeds_give_the_same_bits(
+    short: Contract, shards: dict[str, Path]
+) -> None:
     contract = short.without_privacy()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         once, again, other = (
-            run_arms(contract, holders=3, arms=[], seed=seed, allow_no_privacy=True).adapter
+            run_arms(contract, shards, arms=[], seed=seed, allow_no_privacy=True).adapter
             for seed in (3, 3, 4)
         )
     finally:
@@ -111,19 +125,21 @@ def test_two_runs_without_privacy_and_equal_seeds_give_the_same_bits(short: Cont
     assert any(not np.array_equal(once[name], other[name]) for name in once)
 
 
-def test_a_kept_ledger_refuses_a_second_run_past_the_budget(short: Contract, kept: Path) -> None:
+def test_a_kept_ledger_refuses_a_second_run_past_the_budget(
+    short: Contract, shards: dict[str, Path], kept: Path
+) -> None:
     spent = 0.0
     with Ledger.open(next(iter(sorted(kept.glob("*.ledger"))))) as ledger:
         spent = ledger.epsilon_overall(short.privacy.delta)
     privacy = dataclasses.replace(short.privacy, epsilon=spent * 1.01)
     tight = dataclasses.replace(short, privacy=privacy)
     with pytest.raises(CreditError, match=r"round 1: 0 of 3 holders answered"):
-        run_arms(tight, holders=3, arms=[], ledgers=kept)
+        run_arms(tight, shards, arms=[], ledgers=kept)
 
 
-def test_no_privacy_is_refused_unless_allowed(short: Contract) -> None:
+def test_no_privacy_is_refused_unless_allowed(short: Contract, shards: dict[str, Path]) -> None:
     with pytest.raises(PrivacyError, match="--allow-no-privacy"):
-        run_arms(short.without_privacy(), holders=3, arms=[])
+        run_arms(short.without_privacy(), shards, arms=[])
 
 
 def test_an_unknown_arm_is_named(short: Contract) -> None:

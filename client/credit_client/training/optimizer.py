@@ -18,11 +18,9 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from credit_client.training.randomness import RandomSource
+from credit_client.training.randomness import RandomSource, add_noise
 from credit_common.privacy import MechanismPlan
 
-GRID = 2.0**-20
-"""Step of the release grid, in units of the noise's standard deviation (of C without noise)."""
 _MARGIN = 1.0 - 1e-6
 
 
@@ -77,13 +75,9 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
         """Add the plan's noise to each sum and snap the result to the grid."""
         deviation = self.noise_multiplier * self._plan.clip_norm
         for p in self.params:
-            noised: Tensor = p.summed_grad
-            if deviation > 0:
-                draw = torch.from_numpy(self._noise.normal(p.numel())).view_as(p)
-                noised = noised + deviation * draw.to(noised.device)
-                cell = deviation * GRID
-                noised = torch.round(noised / cell) * cell
-            p.grad = noised.to(p.dtype).to(p.device)
+            exact: Tensor = p.summed_grad
+            noised = add_noise(exact.cpu().numpy(), deviation, self._noise)
+            p.grad = torch.from_numpy(noised).to(p.dtype).to(p.device)
 
     def scale_grad(self) -> None:
         """Divide by the plan's public expected batch size."""

@@ -83,6 +83,30 @@ class SeededRandom:
         return self._generator.standard_normal(n)
 
 
+GRID = 2.0**-20
+"""Step of the grid that noised sums lie on, in units of the noise's standard deviation."""
+
+
+def add_noise(
+    exact: NDArray[np.float64], deviation: float, source: RandomSource
+) -> NDArray[np.float64]:
+    """The sums with Gaussian noise, snapped to a grid that does not depend on the data.
+
+    Low bits of a float64 sum can tell x from x + 1 through the noise; on the grid they are gone.
+    That mitigates what floating point leaks, it does not prove that nothing is left.
+
+    Args:
+        exact: Sums of any shape.
+        deviation: Standard deviation of the noise; 0 adds none and snaps nothing.
+    """
+    if deviation == 0:
+        return exact
+    noised = exact + deviation * source.normal(exact.size).reshape(exact.shape)
+    cell = deviation * GRID
+    snapped: NDArray[np.float64] = np.round(noised / cell) * cell
+    return snapped
+
+
 def poisson_sample(source: RandomSource, users: int, rate: float) -> NDArray[np.intp]:
     """Indices of the users that take part in a step, each independently with probability `rate`."""
     return np.flatnonzero(source.uniform(users) < rate)

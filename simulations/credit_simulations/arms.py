@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from credit_client.mapping import ShardMapping
+from credit_client.shard import write_rejects
 from credit_common.backbone import Backbone, resolve_backbone
 from credit_common.contract import Contract
 from credit_common.evaluation import exact_figures
@@ -43,9 +44,10 @@ class Bench:
         *,
         device: str,
         seed: int,
-        ledgers: Path | None,
+        state: Path | None,
         allow_no_privacy: bool,
         stage: Callable[[str], None],
+        note: Callable[[str], None],
         on_round: Callable[[str, int, Progress], None],
     ) -> None:
         self.contract = contract
@@ -53,8 +55,8 @@ class Bench:
         self.seconds: dict[str, float] = {}
         self.parties: list[Party] = []
         self._device = device_of(device)
-        self._seed, self._ledgers, self._allow = seed, ledgers, allow_no_privacy
-        self._stage, self._on_round = stage, on_round
+        self._seed, self._state, self._allow = seed, state, allow_no_privacy
+        self._stage, self._note, self._on_round = stage, note, on_round
         self._backbone: Backbone | None = None
         self._model: CreditModel | None = None
         self._temporary = tempfile.TemporaryDirectory(prefix="credit-sim-")
@@ -70,6 +72,11 @@ class Bench:
         """Read the shards, load the model and encode every user."""
         with self._timed("reading"):
             read = read_shards(self.contract, shards, mapping)
+            for name, shard in read.items():
+                self._note(f"{name}: {shard.summary()}")
+                if shard.rejects and self._state is not None:
+                    self._state.mkdir(parents=True, exist_ok=True)
+                    write_rejects(self._state / f"{name}.rejects.csv", shard)
         with self._timed("loading the model"):
             if self.contract.model.reads_text:
                 self._backbone = resolve_backbone(self.contract.model)
@@ -83,7 +90,7 @@ class Bench:
         """The federation itself; returns its first draw."""
         assert self._model is not None  # read() comes first
         done = [
-            self._train("federated", self.contract, self._model, self.parties, draw, self._ledgers)
+            self._train("federated", self.contract, self._model, self.parties, draw, self._state)
             for draw in self._draws(draws)
         ]
         return done[0]

@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, help="of sampling, without privacy only")
     run.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     run.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
-    run.add_argument("--ledgers", type=Path, metavar="DIR", help="keep the holders' ledgers there")
+    run.add_argument(
+        "--state", type=Path, metavar="DIR", help="keep the holders' ledgers and rejects there"
+    )
     run.add_argument("--tensorboard", type=Path, metavar="DIR", help="write event files there")
     run.add_argument(
         "--allow-no-privacy",
@@ -112,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
             seed=options.seed,
             device=options.device,
             allow_no_privacy=options.allow_no_privacy,
-            ledgers=options.ledgers,
+            state=options.state,
             mapping=mapping,
             watcher=view.watcher,
         )

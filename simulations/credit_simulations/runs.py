@@ -22,10 +22,12 @@ class Watcher:
 
     Attributes:
         stage: Called with a few words when a new part begins.
+        note: Called with a line that should stay: what was read of each shard.
         round: Called after each round with the arm, the noise draw (from 1) and the round's line.
     """
 
     stage: Callable[[str], None] = lambda words: None
+    note: Callable[[str], None] = lambda line: None
     round: Callable[[str, int, Progress], None] = lambda arm, draw, progress: None
 
 
@@ -73,7 +75,7 @@ def run_arms(
     seed: int = 0,
     device: str = "auto",
     allow_no_privacy: bool = False,
-    ledgers: Path | None = None,
+    state: Path | None = None,
     mapping: ShardMapping | None = None,
     watcher: Watcher | None = None,
 ) -> RunResult:
@@ -87,8 +89,9 @@ def run_arms(
         draws: Independent noise draws of each private arm.
         seed: Of sampling where epsilon is infinite; private arms cannot be seeded.
         allow_no_privacy: Whether the contract itself may be without a budget.
-        ledgers: Folder for the federation's ledgers, kept; None for one that goes with the run.
-            Further draws and baselines have ledgers of their own, which go with the run.
+        state: Folder for the holders' own files, kept: NAME.ledger of the federation's first draw
+            and NAME.rejects.csv where rows were rejected. Further draws and baselines have ledgers
+            of their own, which go with the run, as all do where this is None.
         mapping: Columns and codes of the shards in the contract's terms.
 
     Raises:
@@ -106,9 +109,10 @@ def run_arms(
         contract,
         device=device,
         seed=seed,
-        ledgers=ledgers,
+        state=state,
         allow_no_privacy=allow_no_privacy,
         stage=watcher.stage,
+        note=watcher.note,
         on_round=watcher.round,
     )
     with bench:

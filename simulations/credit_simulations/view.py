@@ -32,7 +32,7 @@ class RunView:
     """A live table of the run; use as a context manager."""
 
     def __init__(self, contract: Contract, tensorboard: Path | None) -> None:
-        self.watcher = Watcher(stage=self._on_stage, round=self._on_round)
+        self.watcher = Watcher(stage=self._on_stage, note=self._on_note, round=self._on_round)
         self._contract = contract
         self._stage = "starting"
         self._lines: list[tuple[str, Progress]] = []
@@ -53,6 +53,9 @@ class RunView:
     def _on_stage(self, words: str) -> None:
         self._stage = words
         self._draw()
+
+    def _on_note(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False)
 
     def _on_round(self, arm: str, draw: int, progress: Progress) -> None:
         name = f"{arm} draw {draw}" if draw > 1 else arm

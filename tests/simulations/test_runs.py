@@ -55,7 +55,7 @@ def result(
     short: Contract, shards: dict[str, Path], kept: Path, rounds: list[tuple[str, int, Progress]]
 ) -> RunResult:
     watcher = Watcher(round=lambda *line: rounds.append(line))
-    return run_arms(short, shards, draws=2, ledgers=kept, watcher=watcher)
+    return run_arms(short, shards, draws=2, state=kept, watcher=watcher)
 
 
 def test_every_arm_has_its_rows(result: RunResult) -> None:
@@ -134,7 +134,7 @@ def test_a_kept_ledger_refuses_a_second_run_past_the_budget(
     privacy = dataclasses.replace(short.privacy, epsilon=spent * 1.01)
     tight = dataclasses.replace(short, privacy=privacy)
     with pytest.raises(CreditError, match=r"round 1: 0 of 3 holders answered"):
-        run_arms(tight, shards, arms=[], ledgers=kept)
+        run_arms(tight, shards, arms=[], state=kept)
 
 
 def test_no_privacy_is_refused_unless_allowed(short: Contract, shards: dict[str, Path]) -> None:

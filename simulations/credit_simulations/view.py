@@ -55,7 +55,7 @@ class RunView:
         self._draw()
 
     def _on_note(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _on_round(self, arm: str, draw: int, progress: Progress) -> None:
         name = f"{arm} draw {draw}" if draw > 1 else arm

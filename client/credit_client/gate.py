@@ -17,7 +17,7 @@ from credit_client.ledger import Account, Ledger
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, PrivacyError, WireError
 from credit_common.model import Arrays, check_adapter
-from credit_common.privacy import MechanismPlan
+from credit_common.privacy import NO_PRIVACY, MechanismPlan
 from credit_common.wire import (
     HISTOGRAM,
     adapter_reply,
@@ -54,10 +54,7 @@ class Gate:
         allow_no_privacy: bool = False,
     ) -> None:
         if not plan.private and not allow_no_privacy:
-            raise PrivacyError(
-                "privacy.epsilon is absent: this federation has no privacy; "
-                "it is refused unless --allow-no-privacy is given"
-            )
+            raise PrivacyError(NO_PRIVACY)
         self._contract, self._plan, self._ledger = contract, plan, ledger
         self._schema = schema
         self._weight = plan.expected_batch_size  # in proportion to the public size class

@@ -12,6 +12,12 @@ from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
 from credit_common.events import Histogram, SampledGaussian
 
+NO_PRIVACY = (
+    "privacy.epsilon is absent: this federation has no privacy; "
+    "it is refused unless --allow-no-privacy is given"
+)
+"""What client, server and simulation say when they refuse a contract without a budget."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MechanismPlan:

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
 from credit_common.model import Arrays
+from credit_common.privacy import NO_PRIVACY
 from credit_common.wire import array_record
 from credit_server.aggregate import CreditFedAvg, RoundReport
 
@@ -34,10 +35,7 @@ def coordinator_app(
         PrivacyError: If the contract has no budget and that is not allowed.
     """
     if not contract.privacy.private and not allow_no_privacy:
-        raise PrivacyError(
-            "privacy.epsilon is absent: this federation has no privacy; "
-            "it is refused unless --allow-no-privacy is given"
-        )
+        raise PrivacyError(NO_PRIVACY)
     app = ServerApp()
 
     @app.main()

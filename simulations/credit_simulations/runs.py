@@ -9,8 +9,9 @@ import pandas as pd
 
 from credit_client.mapping import ShardMapping
 from credit_common.contract import Contract
-from credit_common.errors import ContractError
+from credit_common.errors import ContractError, PrivacyError
 from credit_common.model import Arrays
+from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
 from credit_simulations.arms import ARMS, Bench
 from credit_simulations.federation import Progress
 from credit_simulations.packaged import packaged_contract, packaged_shards
@@ -102,6 +103,10 @@ def run_arms(
     if unknown:
         raise ContractError(f"arm {unknown[0]!r} is unknown; arms: {', '.join(ARMS)}")
     contract = packaged_contract(contract)
+    if not contract.privacy.private and not allow_no_privacy:
+        raise PrivacyError(NO_PRIVACY)
+    # A schedule past its budget is refused by every holder; better before anything is computed.
+    check_plan(mechanism_plan(contract, contract.privacy.size_classes[0][0]))
     if shards is None:
         watcher.stage(f"fetching {contract.federation.name}")
         shards = packaged_shards(contract.federation.name, holders)

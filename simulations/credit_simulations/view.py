@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
@@ -47,6 +48,8 @@ class RunView:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        if not self._console.is_terminal:
+            self._console.line()  # without a terminal, rich leaves the last line open
         if self._writer:
             self._writer.close()
 
@@ -71,7 +74,11 @@ class RunView:
 
     def _draw(self) -> None:
         rounds = self._contract.training.rounds
-        table = Table(title=f"{self._contract.federation.name}: {self._stage}")
+        title = f"{self._contract.federation.name}: {self._stage}"
+        if not self._lines:
+            self._live.update(Text(title))
+            return
+        table = Table(title=title)
         figures = sorted({name for _, line in self._lines for name in line.figures})
         for column in ("arm", "round", "holders", *figures, "ε"):
             table.add_column(column, justify="left" if column == "arm" else "right")

@@ -92,6 +92,7 @@ class CreditModel(nn.Module):
         self.contract = contract
         self.device = torch.device(device)
         self.reads_text = spec.reads_text
+        # Public initial weights alone; the noise and the sampling have no seed.
         generator = torch.Generator().manual_seed(spec.seed)
         if self.reads_text:
             if backbone is None:

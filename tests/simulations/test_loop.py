@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from credit_common.wire import ARRAYS, METRICS, SERVER_NODE, WEIGHT, empty_context
+from credit_common.wire import ARRAYS, METRICS, WEIGHT
 from credit_simulations.loop import LoopGrid, run_in_process
 
 
@@ -86,14 +89,30 @@ def test_only_the_wire_module_reaches_into_flwr() -> None:
                     assert line.lstrip().startswith(public), f"{module}: {line}"
 
 
-def test_telemetry_is_off_before_flwr_is_imported() -> None:
-    import os
-
-    from flwr.supercore.telemetry import FLWR_TELEMETRY_ENABLED
-
-    assert FLWR_TELEMETRY_ENABLED == "0"
-    assert os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "1"
-    assert empty_context(1, SERVER_NODE).node_id == SERVER_NODE
+@pytest.mark.parametrize(
+    "first",
+    [
+        "credit_common.wire",
+        "credit_client.app",
+        "credit_client.gate",
+        "credit_server.app",
+        "credit_server.aggregate",
+        "credit_simulations.loop",
+        "credit_simulations.cli",
+    ],
+)
+def test_telemetry_is_off_whatever_is_imported_first(first: str) -> None:
+    code = (
+        f"import {first}, os\n"
+        "from flwr.supercore.telemetry import FLWR_TELEMETRY_ENABLED\n"
+        "print(FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'])"
+    )
+    # A process of its own: here something else has imported credit_common already.
+    environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "1", "FLWR_DISABLE_UPDATE_CHECK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "1"]
 
 
 @pytest.mark.parametrize("names", [["a"], ["x", "b", "m"]])

@@ -1,8 +1,8 @@
 """The federation file: what every holder and the coordinator agree on, in one public TOML.
 
 The contract, not the server, sets what is trained and how: task, fields, split, model, training,
-privacy and evaluation. It is checked where it is loaded, frozen, and known by the SHA-256 digest of
-its canonical form; two files with the same meaning have the same digest.
+privacy, evaluation and scorecard. It is checked where it is loaded, frozen, and known by the
+SHA-256 digest of its canonical form; two files with the same meaning have the same digest.
 
 Example:
     >>> contract = load_contract("simulations/credit_simulations/contracts/german.toml")
@@ -38,6 +38,7 @@ from credit_common.sections import (
     Model,
     Privacy,
     RecordRule,
+    Scorecard,
     Split,
     Task,
     Training,
@@ -59,6 +60,7 @@ class Contract:
     training: Training
     privacy: Privacy
     evaluation: Evaluation = field(default_factory=Evaluation)
+    scorecard: Scorecard = field(default_factory=Scorecard)
 
     def __post_init__(self) -> None:
         require(all(f.name.strip() for f in self.fields), "fields.name", "", "not empty")
@@ -209,4 +211,5 @@ _PARTS: dict[str, type] = {
     "training": Training,
     "privacy": Privacy,
     "evaluation": Evaluation,
+    "scorecard": Scorecard,
 }

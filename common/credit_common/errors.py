@@ -7,7 +7,9 @@
     |-- BackboneError         BERT weights missing, of another digest, or not in safetensors
     |-- PrivacyError          a mechanism without noise where noise is required, or an invalid plan
     |   `-- BudgetError       the ledger refuses: the next release would pass the budget
-    `-- WireError             a message that does not follow the schema
+    |-- WireError             a message that does not follow the schema
+    |-- TrustError            a certificate, bundle, digest or name that is not the agreed one
+    `-- LinkError             the other side cannot be reached or will not talk to this one
 
 Messages never contain a user's data: they name files, columns, fields, counts and bounds. A value
 is quoted only where it comes from a public file (the contract, a mapping, the command line).
@@ -44,3 +46,11 @@ class BudgetError(PrivacyError):
 
 class WireError(CreditError):
     """A message that does not follow the schema."""
+
+
+class TrustError(CreditError):
+    """An identity or agreement that cannot be relied on."""
+
+
+class LinkError(CreditError):
+    """A connection that cannot be made or was refused."""

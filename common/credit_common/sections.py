@@ -11,6 +11,10 @@ from typing import Literal
 from credit_common.checked import require
 from credit_common.errors import ContractError
 
+NAME = r"[a-z0-9][a-z0-9-]{0,62}"
+"""Names of federations, holders and size classes: they stand in certificates and file names."""
+NAME_BOUND = "1 to 63 lower-case letters, digits and hyphens"
+
 DROPOUT_REASON = (
     "dropout is refused: it makes frozen layers random, so that they cannot be computed once and "
     "kept, and under per-example clipping its noise costs accuracy without protecting anyone; "
@@ -236,6 +240,8 @@ class Privacy:
         unique = 1 <= len(set(names)) == len(names)
         require(unique, "privacy.size_classes", self.size_classes, "at least one, each once")
         for name, users in self.size_classes:
+            ok = re.fullmatch(NAME, name) is not None
+            require(ok, "privacy.size_classes", name, NAME_BOUND)
             require(users >= 1, f"privacy.size_classes.{name}", users, "at least 1 user")
 
     @property
@@ -280,13 +286,48 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """Name and size of the federation."""
+    """Name and size of the federation, and how long the coordinator waits for its holders.
+
+    Attributes:
+        min_holders: Fewest holders that a round may have; fewer end the run.
+        answer_seconds: Longest time from a request to its answer; a round goes on without what
+            comes later.
+        grace_seconds: How long a round waits for a holder that is not connected, and how long the
+            start waits for enrolled holders once `min_holders` are there.
+    """
 
     name: str
     description: str = ""
     min_holders: int = 2
+    answer_seconds: float = 3600.0
+    grace_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        ok = re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", self.name) is not None
-        require(ok, "federation.name", self.name, "lower-case letters, digits and hyphens")
+        ok = re.fullmatch(NAME, self.name) is not None
+        require(ok, "federation.name", self.name, NAME_BOUND)
         require(self.min_holders >= 1, "federation.min_holders", self.min_holders, "at least 1")
+        answer, grace = self.answer_seconds, self.grace_seconds
+        require(1 <= answer <= 86_400, "federation.answer_seconds", answer, "between 1 and 86400")
+        require(0 <= grace <= answer, "federation.grace_seconds", grace, "0 to answer_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorecard:
+    """How a probability of default is told in points: more points, less risk.
+
+    points = base_score + pdo / ln 2 * ln(odds / base_odds), with odds of good to bad (Siddiqi
+    2006).
+
+    Attributes:
+        base_score: Points at the base odds.
+        base_odds: Odds of good to bad (19 is a probability of default of .05).
+        pdo: Points that double the odds.
+    """
+
+    base_score: float = 600.0
+    base_odds: float = 19.0
+    pdo: float = 50.0
+
+    def __post_init__(self) -> None:
+        require(self.base_odds > 0, "scorecard.base_odds", self.base_odds, "positive")
+        require(self.pdo > 0, "scorecard.pdo", self.pdo, "positive")

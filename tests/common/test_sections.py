@@ -1,9 +1,11 @@
+import dataclasses
 import math
 
 import pytest
 
 from credit_common.contract import Contract, parse_contract
 from credit_common.errors import ContractError
+from credit_common.sections import Scorecard
 
 
 def test_dropout_is_refused_with_the_reason(contract_text: str) -> None:
@@ -22,3 +24,32 @@ def test_the_last_round_is_always_evaluated(contract: Contract, rounds: int) -> 
     due = [r for r in range(1, rounds + 1) if contract.evaluation.due(r, rounds)]
     assert due[-1] == rounds
     assert len(due) == math.ceil(rounds / contract.evaluation.every)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "bound"),
+    [
+        ("answer_seconds", 0.5, "between 1 and 86400"),
+        ("answer_seconds", 86_401.0, "between 1 and 86400"),
+        ("grace_seconds", -1.0, "0 to answer_seconds"),
+        ("grace_seconds", 3601.0, "0 to answer_seconds"),
+    ],
+)
+def test_waits_have_bounds(contract: Contract, key: str, value: float, bound: str) -> None:
+    with pytest.raises(ContractError, match=rf"federation\.{key} = {value}: must be {bound}"):
+        dataclasses.replace(contract.federation, **{key: value})
+
+
+@pytest.mark.parametrize("change", [{"base_odds": 0.0}, {"base_odds": -1.0}, {"pdo": 0.0}])
+def test_a_scorecard_needs_positive_odds_and_points(change: dict[str, float]) -> None:
+    (key,) = change
+    with pytest.raises(ContractError, match=rf"scorecard\.{key} = .*: must be positive"):
+        Scorecard(**change)
+
+
+@pytest.mark.parametrize("name", ["Small", "a b", "", "x" * 64, "é", "a:b"])
+def test_names_that_stand_in_certificates_are_plain(contract: Contract, name: str) -> None:
+    with pytest.raises(ContractError, match="lower-case letters, digits and hyphens"):
+        dataclasses.replace(contract.privacy, size_classes=((name, 10),))
+    with pytest.raises(ContractError, match="lower-case letters, digits and hyphens"):
+        dataclasses.replace(contract.federation, name=name)

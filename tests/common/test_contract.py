@@ -12,7 +12,7 @@ from credit_common.checked import build
 from credit_common.contract import Contract, load_contract, parse_contract
 from credit_common.errors import ContractError
 from credit_common.fields import NumberField
-from credit_common.sections import LearningRates, Privacy, Split, Training
+from credit_common.sections import NAME, LearningRates, Privacy, Split, Training
 
 FIELD = 'name = "age"\nkind = "number"\nrange = [18, 100]\nedges = [25, 40, 60]'
 
@@ -229,9 +229,9 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
         st.builds(Privacy, epsilon=st.floats(0.01, 50), noise_multiplier=st.floats(0.2, 100)),
         st.builds(
             Privacy,
-            size_classes=st.dictionaries(st.text(max_size=5), st.integers(1), min_size=1).map(
-                lambda classes: tuple(classes.items())
-            ),
+            size_classes=st.dictionaries(
+                st.from_regex(NAME, fullmatch=True), st.integers(1), min_size=1
+            ).map(lambda classes: tuple(classes.items())),
         ),
         st.builds(Split, salt=st.text(min_size=8), holdout=st.floats(0, 0.5)),
         st.lists(FINITE, min_size=3, max_size=8, unique=True).map(

@@ -1,6 +1,19 @@
+import hashlib
+import json
+import shutil
+import tomllib
+import warnings
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from credit_common.contract import Contract, parse_contract
+from credit_common.record import Record
+
+# torch and what needs it is imported in the fixtures: most tests do without.
+
+NOTE = "paid late twice then bought shoes and a lamp on a rainy day for the new flat"
 
 CONTRACT = """\
 format = 1
@@ -131,3 +144,122 @@ def contract_text() -> str:
 @pytest.fixture(scope="session")
 def contract() -> Contract:
     return parse_contract(CONTRACT)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A random three-layer BERT with the MiniLM tokenizer: deep enough to sweep the depth."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from credit_common.fetch import fetch_minilm
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    config = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        initializer_range=0.25,  # large enough that attention is not uniform
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(5)
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    for file in fetch_minilm().iterdir():
+        if "token" in file.name or file.name == "vocab.txt":
+            shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_for():
+    """The model of a contract, made once."""
+    from credit_common.backbone import resolve_backbone
+    from credit_common.model import CreditModel
+
+    made: dict[str, CreditModel] = {}
+
+    def make(contract: Contract) -> CreditModel:
+        if contract.digest not in made:
+            backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
+            made[contract.digest] = CreditModel(contract, backbone)
+        return made[contract.digest]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def records():
+    """Users with texts of mixed lengths; a young user with a low income defaults."""
+
+    def make(n: int, kind: str = "binary", seed: int = 0) -> list[Record]:
+        draw = np.random.default_rng(seed)
+        out = []
+        for _ in range(n):
+            age, income = float(draw.uniform(18, 100)), float(draw.uniform(0, 100))
+            words = draw.choice(NOTE.split(), int(draw.integers(0, 40)))
+            values = {
+                "age": age,
+                "income": income,
+                "home": str(draw.choice(["P", "R"])),
+                "note": " ".join(words) or None,
+                "orders_count_7": float(draw.integers(0, 9)),
+            }
+            label = {
+                "binary": float(age < 40),
+                "multiclass": float(np.digitize(age, [40, 60])),
+                "regression": (age - 18) / 82,
+            }[kind]
+            out.append(Record(values=values, protected={}, label=label))
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shaken():
+    """An adapter of a model's schema with no zeros in it."""
+
+    def make(model, seed: int = 0, scale: float = 0.3) -> dict[str, np.ndarray]:
+        draw = np.random.default_rng(seed)
+        return {
+            name: (scale * draw.standard_normal(shape)).astype(np.float32)
+            for name, shape in model.schema().items()
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def federation_file(tiny_bert):
+    """The text of the small federation file on the tiny BERT, with keys of its tables changed.
+
+    A key of None is left out.
+    """
+    digest = hashlib.sha256((tiny_bert / "model.safetensors").read_bytes()).hexdigest()
+
+    def make(*, private=True, pinned=False, **changes) -> str:
+        tables = tomllib.loads(CONTRACT)
+        own = {} if pinned else {"backbone": str(tiny_bert), "backbone_sha256": digest}
+        tables["model"] |= own
+        if not private:
+            del tables["privacy"]["epsilon"], tables["privacy"]["noise_multiplier"]
+            tables["evaluation"]["noise_multiplier"] = 0.0
+        for name, keys in changes.items():
+            kept = {**tables.get(name, {}), **keys}
+            tables[name] = {key: value for key, value in kept.items() if value is not None}
+        fields = tables.pop("fields")
+        lines = [f"{name} = {_toml(value)}" for name, value in tables.items()]
+        for field in fields:
+            lines += ["[[fields]]", *(f"{_toml(key)} = {_toml(v)}" for key, v in field.items())]
+        return "\n".join(lines) + "\n"
+
+    return make
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

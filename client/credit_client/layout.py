@@ -1,14 +1,22 @@
 """Where each field of the contract stands in a holder's file, and how its cells are read."""
 
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from credit_client.mapping import ShardMapping
+from credit_client.mapping import Constant, ShardMapping
 from credit_client.table import Row, Table
 from credit_common.contract import Contract
 from credit_common.errors import ShardError
-from credit_common.fields import DroppedField, Field, IdentifierField
+from credit_common.fields import (
+    DroppedField,
+    EventsField,
+    Field,
+    IdentifierField,
+    ProtectedField,
+)
+from credit_common.masking import mask_identifiers
 from credit_common.record import RejectedValueError, Value, parse_label, parse_value
 
 
@@ -36,13 +44,16 @@ def find_layout(
     """Find the contract's fields among a file's columns.
 
     Missing columns are named before any other complaint about the header: a file without a header
-    has data in its place, which no message may quote.
+    has data in its place, which no message may quote. A file to be scored has no labels, and may
+    leave out protected fields, which no score reads.
 
     Raises:
         ShardError: If a column that is read is missing, or a name stands twice.
     """
     places = {name: index for index, name in enumerate(table.columns)}
-    read = [f for f in contract.fields if not isinstance(f, IdentifierField | DroppedField)]
+    read = _fields_read(contract)
+    if not require_label:
+        read = [f for f in read if not isinstance(f, ProtectedField) or _there(f, mapping, places)]
     label, user = contract.task.label, contract.record.user
     needed = [user, *([label] if require_label else []), *(f.name for f in read)]
     for name in needed:
@@ -60,6 +71,69 @@ def find_layout(
         readers=tuple((f.name, _reader(f, mapping, places)) for f in read),
         ignored=tuple(name for name in table.columns if name not in declared),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the values of one field come from and what for.
+
+    Attributes:
+        column: The merchant's column; None where the mapping gives a `constant` for all rows.
+        translated: Whether the mapping changes codes or units, or says which codes mean missing.
+        uses: "text" (said to BERT), "numbers" (wide part), "time" (orders rows, ends windows).
+    """
+
+    name: str
+    kind: str
+    column: str | None
+    constant: Constant | None
+    translated: bool
+    uses: tuple[str, ...]
+
+
+def sources(contract: Contract, mapping: ShardMapping) -> tuple[Source, ...]:
+    """The contract's fields that are read, in its order."""
+    times = {f.until for f in contract.fields if isinstance(f, EventsField)}
+    times.add(contract.record.time)
+    wide = "wide" in contract.model.train
+    made = []
+    for field in _fields_read(contract):
+        uses = {
+            "text": contract.model.reads_text and bool(getattr(field, "text", "")),
+            "numbers": wide and field.kind in ("number", "category", "events"),
+            "time": field.name in times,
+        }
+        constant = mapping.constants.get(field.name)
+        made.append(
+            Source(
+                name=field.name,
+                kind=field.kind,
+                column=mapping.column(field.name) if constant is None else None,
+                constant=constant,
+                translated=mapping.touches(field.name),
+                uses=tuple(name for name, used in uses.items() if used),
+            )
+        )
+    return tuple(made)
+
+
+def names_to_show(columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns whose names read as names; the others could be data in a header's place."""
+    return tuple(column for column in columns if _reads_as_name(column))
+
+
+def _reads_as_name(column: str) -> bool:
+    plain = unicodedata.normalize("NFKC", column)  # as the masks see it
+    starts = plain[:1].isalpha() or plain[:1] == "_"
+    return starts and plain.isprintable() and len(plain) <= 64 and mask_identifiers(plain) == plain
+
+
+def _fields_read(contract: Contract) -> list[Field]:
+    return [f for f in contract.fields if not isinstance(f, IdentifierField | DroppedField)]
+
+
+def _there(field: Field, mapping: ShardMapping, places: dict[str, int]) -> bool:
+    return field.name in mapping.constants or mapping.column(field.name) in places
 
 
 def _reader(field: Field, mapping: ShardMapping, places: dict[str, int]) -> Callable[[Row], Value]:

@@ -8,7 +8,8 @@ The order of users is that of their hashes, so it says nothing about the file's 
 import csv
 import hmac
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Shard:
         users: Users with a record.
         duplicates: Rows removed because the same user has an identical one.
         ignored_columns: Columns of the file that the contract does not read.
+        missing: Field that is read -> users without a value in it, or without an event.
     """
 
     train: tuple[Example, ...] = field(repr=False)
@@ -73,6 +75,7 @@ class Shard:
     users: int
     duplicates: int
     ignored_columns: tuple[str, ...] = ()
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line of counts for the holder's own eyes."""
@@ -138,11 +141,12 @@ def read_shard(
         else:
             rows_of.setdefault(code_of(raw), []).append((number, cells))
     examples: list[Example] = []
+    missing: Counter[str] = Counter()
     duplicates = 0
     for user_id, rows in rows_of.items():
         different = _without_duplicates(rows)
         duplicates += len(rows) - len(different)
-        example, refused = _one_user(contract, layout, user_id, different)
+        example, refused = _one_user(contract, layout, user_id, different, missing)
         rejects += refused
         if example is not None:
             examples.append(example)
@@ -156,6 +160,7 @@ def read_shard(
         users=len(examples),
         duplicates=duplicates,
         ignored_columns=layout.ignored,
+        missing={name: missing[name] for name, _ in layout.readers},
     )
 
 
@@ -187,8 +192,13 @@ def _without_duplicates(rows: Sequence[tuple[int, Row]]) -> Sequence[tuple[int, 
 
 
 def _one_user(
-    contract: Contract, layout: Layout, user_id: str, rows: Sequence[tuple[int, Row]]
+    contract: Contract,
+    layout: Layout,
+    user_id: str,
+    rows: Sequence[tuple[int, Row]],
+    missing: Counter[str],
 ) -> tuple[Example | None, list[Reject]]:
+    """The user's example, rows that are not used, and one more in `missing` where it applies."""
     good: list[tuple[int, dict[str, Value], float | None]] = []
     rejects: list[Reject] = []
     for number, cells in rows:
@@ -208,6 +218,7 @@ def _one_user(
         for declared in contract.fields:
             if isinstance(declared, EventsField):
                 values = {**values, declared.name: _joined(declared.name, good)}
+    missing.update(name for name, value in values.items() if value is None or value == ())
     record = make_record(contract, values, label)
     key = user_key(contract.split.salt, user_id)
     return Example(key=key, row=number, record=record), rejects

@@ -1,15 +1,12 @@
 """The credit model: frozen BERT, LoRA on its top layers, a head on [CLS], and a wide part.
 
-This is the only door to peft. `frozen` computes the layers that nothing trains, once per example;
-`forward` goes on from there, so that training touches only the top k layers. The last layer is
-computed for the [CLS] token alone, in another order of the same products (see `_read_layer`).
+`frozen` computes the layers that nothing trains, once per example; `forward` goes on from there, so
+that training touches only the top k layers. The last layer is computed for the [CLS] token alone,
+in another order of the same products (see `_read_layer`).
 """
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,40 +17,15 @@ from torch import Tensor, nn
 from credit_common.backbone import Backbone, load_bert, load_tokenizer, token_ids
 from credit_common.contract import Contract
 from credit_common.errors import BackboneError, WireError
+from credit_common.lora import Tap as Tap
+from credit_common.lora import factors, schema_name, tapped, with_lora
 from credit_common.text import reference_text, wide_width
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """An adapter: name -> float32 array, in `CreditModel.schema` order."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Tap:
-    """Where one LoRA projection entered a forward pass, for per-sample gradients.
-
-    With x the projection's input, y = W x + scale * B A x its output. Over positions (tokens, or
-    heads where the projection is `headwise`), all tensors keep one row an example.
-
-    Attributes:
-        A, B: The factors, (rank, in) and (out, rank).
-        x: (n, positions, in), no gradient needed.
-        low: (n, positions, rank), A x.
-        out: Tensor of the graph whose gradient is that of y: (n, positions, out); of a headwise
-            projection (n, heads, out / heads), each head keeping its own part.
-        scale: LoRA's alpha / rank.
-    """
-
-    A: nn.Parameter
-    B: nn.Parameter
-    x: Tensor
-    low: Tensor
-    out: Tensor
-    scale: float
-    headwise: bool = False
-
-
 BUCKET = 8
 """Texts are padded to the next multiple of this many tokens, by their own length alone."""
-_LORA = "default"  # peft's own name of the only adapter
 
 
 def device_of(choice: str) -> torch.device:
@@ -92,6 +64,7 @@ class CreditModel(nn.Module):
         self.contract = contract
         self.device = torch.device(device)
         self.reads_text = spec.reads_text
+        self.backbone = backbone if spec.reads_text else None
         # Public initial weights alone; the noise and the sampling have no seed.
         generator = torch.Generator().manual_seed(spec.seed)
         if self.reads_text:
@@ -105,7 +78,7 @@ class CreditModel(nn.Module):
             # Without LoRA every layer is frozen, and only [CLS] of the last one is kept.
             self.trained_layers = spec.layers if "lora" in spec.train else 0
             self.frozen_layers = depth - self.trained_layers
-            self.bert = self._with_lora(bert, generator) if self.trained_layers else bert
+            self.bert = with_lora(bert, spec, generator) if self.trained_layers else bert
             hidden: int = bert.config.hidden_size
             self.hidden = hidden
             self.head = nn.Linear(hidden, task.outputs)
@@ -122,32 +95,12 @@ class CreditModel(nn.Module):
         }[task.kind]
         self.to(self.device)
         self.reference = self._reference(contract) if self.reads_text else None
-        self._trained = self._find_trained()
-        self._initial = {name: p.detach().clone() for name, p in self.trained()}
-
-    def _with_lora(self, bert: Any, generator: torch.Generator) -> Any:
-        from peft import LoraConfig, get_peft_model
-
-        spec = self.contract.model
-        config = LoraConfig(
-            r=spec.rank,
-            lora_alpha=spec.alpha,
-            lora_dropout=0.0,
-            target_modules=list(spec.targets),
-            layers_to_transform=list(range(self.frozen_layers, self.frozen_layers + spec.layers)),
-            layers_pattern="layer",
+        named = [(schema_name(name) or name, p) for name, p in self.named_parameters()]
+        self._trained = sorted((name, p) for name, p in named if p.requires_grad)
+        self._fixed = sorted(
+            (name, p) for name, p in named if name.startswith("lora.") and not p.requires_grad
         )
-        with warnings.catch_warnings():
-            # peft asks transformers for a name that the latter is about to rename.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            inner = get_peft_model(bert, config).base_model.model
-        for name, parameter in inner.named_parameters():
-            if "lora_A" in name:  # PEFT's own initial law, from the contract's seed
-                bound = math.sqrt(1.0 / parameter.shape[1])
-                with torch.no_grad():
-                    parameter.uniform_(-bound, bound, generator=generator)
-                parameter.requires_grad_(spec.factors != "ffa")
-        return inner
+        self._initial = {name: p.detach().clone() for name, p in self.trained()}
 
     def _reference(self, contract: Contract) -> Tensor:
         tokens = self.tokens([reference_text(contract)])
@@ -161,19 +114,6 @@ class CreditModel(nn.Module):
         Names: lora.LAYER.TARGET.A and .B, head.weight, head.bias, wide.weight.
         """
         return self._trained
-
-    def _find_trained(self) -> list[tuple[str, nn.Parameter]]:
-        named = []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                short = name
-                if name.startswith("bert."):
-                    parts = name.split(".")
-                    layer = parts[parts.index("layer") + 1]
-                    factor = "A" if "lora_A" in parts else "B"
-                    short = f"lora.{layer}.{parts[parts.index('self') + 1]}.{factor}"
-                named.append((short, parameter))
-        return sorted(named)
 
     def schema(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every array of an adapter; all are float32."""
@@ -196,6 +136,21 @@ class CreditModel(nn.Module):
         check_adapter(self.schema(), arrays)
         with torch.no_grad():
             for name, parameter in self.trained():
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
+    def fixed(self) -> dict[str, NDArray[np.float32]]:
+        """LoRA factors that keep their public initial value: A under "ffa", otherwise none."""
+        return {name: p.detach().cpu().numpy().copy() for name, p in self._fixed}
+
+    def load_fixed(self, arrays: Arrays) -> None:
+        """Write the fixed factors of a release, whichever torch drew them, into the model.
+
+        Raises:
+            WireError: As `load_adapter`.
+        """
+        check_adapter({name: tuple(p.shape) for name, p in self._fixed}, arrays)
+        with torch.no_grad():
+            for name, parameter in self._fixed:
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
 
     def tokens(self, texts: list[str]) -> list[NDArray[np.int64]]:
@@ -236,7 +191,7 @@ class CreditModel(nn.Module):
             return hidden[:, 0]
         layers = self.bert.encoder.layer[self.frozen_layers :]
         bias = _attention_bias(mask)
-        with _tapped(layers[:-1], taps):
+        with tapped(layers[:-1], taps):
             for layer in layers[:-1]:
                 hidden = _only(layer(hidden, bias))
         return _read_layer(layers[-1], hidden, mask, taps)
@@ -308,37 +263,6 @@ def _attention_bias(mask: Tensor) -> Tensor:
     return torch.where(mask, zero, torch.finfo(torch.float32).min)[:, None, None, :]
 
 
-@contextmanager
-def _tapped(layers: Any, taps: list[Tap] | None) -> Iterator[None]:
-    """Record every LoRA projection of whole layers while the block runs."""
-    handles = []
-    if taps is not None:
-        for layer in layers:
-            own = layer.attention.self
-            for projection in (own.query, own.value):
-                if hasattr(projection, "lora_A"):
-                    handles.append(projection.register_forward_hook(_recorder(taps)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _recorder(taps: list[Tap]) -> Any:
-    def record(projection: Any, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        A, B, scale = _factors(projection)
-        x = inputs[0].detach()
-        taps.append(Tap(A=A, B=B, x=x, low=x @ A.detach().T, out=out, scale=scale))
-
-    return record
-
-
-def _factors(projection: Any) -> tuple[nn.Parameter, nn.Parameter, float]:
-    A, B = projection.lora_A[_LORA].weight, projection.lora_B[_LORA].weight
-    return A, B, float(projection.scaling[_LORA])
-
-
 def _read_layer(layer: Any, hidden: Tensor, mask: Tensor, taps: list[Tap] | None) -> Tensor:
     """The [CLS] output of one BERT layer with LoRA on query or value, (n, hidden).
 
@@ -353,7 +277,7 @@ def _read_layer(layer: Any, hidden: Tensor, mask: Tensor, taps: list[Tap] | None
     first = hidden[:, 0]
     query = own.query(first)
     if taps is not None and hasattr(own.query, "lora_A"):
-        A, B, scale = _factors(own.query)
+        A, B, scale = factors(own.query)
         x, out = first.detach()[:, None], query
         taps.append(Tap(A=A, B=B, x=x, low=x @ A.detach().T, out=out, scale=scale))
     keys = own.key.weight.view(heads, size, width)
@@ -364,7 +288,7 @@ def _read_layer(layer: Any, hidden: Tensor, mask: Tensor, taps: list[Tap] | None
     value = getattr(own.value, "base_layer", own.value)
     context = torch.einsum("nhx,hdx->nhd", pooled, value.weight.view(heads, size, width))
     if value is not own.value:
-        A, B, scale = _factors(own.value)
+        A, B, scale = factors(own.value)
         low = pooled @ A.T
         context = context + scale * torch.einsum("nhr,hdr->nhd", low, B.view(heads, size, -1))
         if taps is not None:

@@ -616,3 +616,36 @@ def test_a_mapping_that_does_not_fit_the_file_is_an_error_that_names_the_column(
     mapping = ShardMapping(columns={"age": "AGE_YEARS"})
     with pytest.raises(ShardError, match=r"column 'AGE_YEARS' \(the mapping's column for 'age'\)"):
         read_shard(write(text_of(users(2))), contract, mapping=mapping)
+
+
+# How well the fields are filled
+
+
+def test_missing_values_are_counted_by_user_in_the_row_that_gives_the_record(
+    write: Write, contract: Contract
+) -> None:
+    rows = [
+        line(user="a", age="", at="2024-01-01"),  # an earlier row: what it lacks does not count
+        line(user="a", at="2024-02-01"),
+        line(user="b", age="", note="n/a", sex=""),
+        line(user="c", age="200", at="", home=""),  # clipped, not missing
+        line(user="d", orders="[]", tenure=""),
+        line(user="e", orders=""),
+        line(user="f", income=""),  # rejected: not a user
+    ]
+    shard = read_shard(write(text_of(rows)), contract)
+    assert shard.users == 5
+    assert shard.missing == {
+        "age": 1, "income": 0, "tenure": 0, "home": 1, "job": 0, "note": 1, "at": 1, "orders": 2,
+        "sex": 1,
+    }  # fmt: skip  # tenure is filled in by the contract
+
+
+def test_events_of_any_row_of_a_user_count_as_events(write: Write, contract: Contract) -> None:
+    rows = [
+        line(user="a", at="2024-01-01"),
+        line(user="a", at="2024-02-01", orders=""),
+        line(user="b", at="2024-01-01", orders="[]"),
+        line(user="b", at="2024-02-01", orders=""),
+    ]
+    assert read_shard(write(text_of(rows)), contract).missing["orders"] == 1

@@ -1,0 +1,217 @@
+"""What a release claims: the facts of its training, and whom it promises what.
+
+ε in the facts is held against the contract's own schedule, so that no release can claim more
+privacy than its rounds have left.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from credit_common.accountant import epsilon
+from credit_common.contract import Contract
+from credit_common.errors import PrivacyError, WireError
+from credit_common.events import Histogram, SampledGaussian, finite
+
+NO_PRIVACY = (
+    "There is no privacy: this model was trained without differential privacy. Whoever has it may "
+    "learn from it about single users in the data of the holders. Use it for research only."
+)
+ADVERSARY = (
+    "somebody who sees every message that a holder ever sends, as the coordinator does, who knows "
+    "the contract and all that other holders sent, and who has this release"
+)
+EXCLUDED = (
+    "timing: when a holder answers, and how long it takes",
+    "collusion of holders: holders that pool their data know what they pooled",
+    "users of several holders: their epsilons compose",
+    "floating point: noised sums are snapped to a grid, which mitigates and does not prove",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a release was trained with, beside its contract.
+
+    Attributes:
+        rounds: Rounds that the adapter has behind it.
+        holders: Fewest holders in one of them.
+        figures: From the DP histograms, as they were released; nan where one says nothing.
+        epsilon, holdout_epsilon: What `rounds` rounds of the public schedule spend of a training
+            and of a hold-out user (see `schedule_epsilon`); None without privacy.
+        created: UTC, ISO 8601.
+
+    Raises:
+        WireError: If a fact is of another type or out of its bounds.
+    """
+
+    rounds: int
+    holders: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    epsilon: float | None
+    holdout_epsilon: float | None
+    created: str
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "holders"):
+            value = getattr(self, name)
+            _require(type(value) is int and value >= 1, name, value, "an integer of at least 1")
+        for name in ("epsilon", "holdout_epsilon"):
+            value = getattr(self, name)
+            _require(value is None or (finite(value) and value >= 0), name, value, "at least 0")
+        both = (self.epsilon is None) == (self.holdout_epsilon is None)
+        _require(both, "holdout_epsilon", self.holdout_epsilon, "given if and only if epsilon is")
+        for name, value in self.figures.items():
+            known = isinstance(name, str) and isinstance(value, int | float)
+            _require(known and not isinstance(value, bool), f"figures.{name}", value, "a number")
+        try:
+            utc = datetime.fromisoformat(self.created).utcoffset() == UTC.utcoffset(None)
+        except (ValueError, TypeError):
+            utc = False
+        _require(utc, "created", self.created, "a UTC time in ISO 8601")
+
+
+def facts_to_json(facts: Facts) -> dict[str, Any]:
+    """Plain JSON form of the facts; a figure that says nothing is null."""
+    figures = {name: x if math.isfinite(x) else None for name, x in sorted(facts.figures.items())}
+    return {**vars(facts), "figures": figures}
+
+
+def facts_from_json(plain: object) -> Facts:
+    """The facts of a JSON form.
+
+    Raises:
+        WireError: If a key is missing or unknown, or a fact out of its bounds.
+    """
+    names = set(Facts.__dataclass_fields__)
+    if not isinstance(plain, Mapping) or set(plain) != names:
+        raise WireError(f"facts: must be a table of {', '.join(sorted(names))}")
+    figures = plain["figures"]
+    if not isinstance(figures, Mapping):
+        raise WireError("facts.figures: must be a table")
+    told = {name: math.nan if value is None else value for name, value in figures.items()}
+    return Facts(**{**plain, "figures": told})
+
+
+def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | None:
+    """What the first `rounds` rounds spend of a training and of a hold-out user; None without DP.
+
+    Both are ε under add/remove of the user, at the contract's delta.
+    """
+    if not contract.privacy.private:
+        return None
+    training, evaluation, delta = contract.training, contract.evaluation, contract.privacy.delta
+    steps = SampledGaussian(
+        sampling_rate=training.sampling_rate,
+        noise_multiplier=contract.privacy.noise_multiplier,
+        steps=training.steps * rounds,
+    )
+    one = Histogram(noise_multiplier=evaluation.noise_multiplier)
+    return epsilon([steps], delta), epsilon([one] * _evaluations(contract, rounds), delta)
+
+
+def check_claim(contract: Contract, facts: Facts) -> None:
+    """Refuse facts that claim more privacy than the contract's schedule gives.
+
+    Raises:
+        PrivacyError: If there are more rounds than the contract's, an ε is below what they spend or
+            missing, or there is one without DP.
+    """
+    most = contract.training.rounds
+    if facts.rounds > most:
+        raise PrivacyError(f"facts.rounds = {facts.rounds}: the contract has {most}")
+    spent = schedule_epsilon(contract, facts.rounds)
+    if facts.epsilon is None or facts.holdout_epsilon is None or spent is None:
+        if (facts.epsilon is None) != (spent is None):
+            raise PrivacyError("facts.epsilon: must be given if and only if the contract has one")
+        return
+    claims = {"epsilon": facts.epsilon, "holdout_epsilon": facts.holdout_epsilon}
+    for (name, claimed), least in zip(claims.items(), spent, strict=True):
+        if claimed < least * (1 - 1e-6):
+            raise PrivacyError(
+                f"facts.{name} = {claimed:g}: {facts.rounds} rounds of this contract spend "
+                f"{told_epsilon(least)}"
+            )
+
+
+def told_epsilon(value: float) -> str:
+    """ε to three decimals, rounded up: what is told is never less than what was spent.
+
+    Example:
+        >>> told_epsilon(7.93041)
+        '7.931'
+    """
+    return f"{math.ceil(value * 1000) / 1000:.3f}"
+
+
+def promise(contract: Contract, facts: Facts) -> str:
+    """The promise in one paragraph; without a budget, that there is none."""
+    if facts.epsilon is None:
+        return NO_PRIVACY
+    assert facts.holdout_epsilon is not None
+    return (
+        "Differential privacy for each user of each holder, under add/remove of that user: "
+        f"epsilon {told_epsilon(facts.epsilon)} for a user who was trained on, "
+        f"{told_epsilon(facts.holdout_epsilon)} for a hold-out user, at delta "
+        f"{contract.privacy.delta:g}, by privacy loss distributions (dp-accounting). It holds "
+        "against everyone who sees all messages of a holder. It does not make the model anonymous "
+        "data."
+    )
+
+
+def privacy_statement(contract: Contract, facts: Facts) -> dict[str, Any]:
+    """The content of privacy.json: what is promised to whom, by which mechanism, and what is not.
+
+    Without a budget it says that there is no privacy.
+    """
+    training, privacy = contract.training, contract.privacy
+    mechanism = {
+        "sampler": "Poisson",
+        "sampling_rate": training.sampling_rate,
+        "noise_multiplier": privacy.noise_multiplier,
+        "clip_norm": privacy.clip_norm,
+        "steps": training.steps,
+        "rounds": facts.rounds,
+        "size_classes": dict(privacy.size_classes),
+    }
+    evaluation = {
+        "noise_multiplier": contract.evaluation.noise_multiplier,
+        "releases": _evaluations(contract, facts.rounds),
+    }
+    common = {
+        "private": facts.epsilon is not None,
+        "unit": "one user of one holder, who is one training example: the contract's record rule "
+        "makes one record of all rows of a user",
+        "epsilon": facts.epsilon,
+        "holdout_epsilon": facts.holdout_epsilon,
+        "mechanism": mechanism,
+        "evaluation": evaluation,
+        "contract_digest": contract.digest,
+    }
+    if facts.epsilon is None:
+        return {"statement": NO_PRIVACY, **common}
+    return {
+        "statement": promise(contract, facts),
+        **common,
+        "adjacency": "add or remove one such user",
+        "delta": privacy.delta,
+        "accountant": {
+            "name": "dp-accounting: privacy loss distributions, an upper bound",
+            "version": version("dp-accounting"),
+        },
+        "adversary": ADVERSARY,
+        "excluded": list(EXCLUDED),
+    }
+
+
+def _evaluations(contract: Contract, rounds: int) -> int:
+    due = contract.evaluation.due
+    return sum(due(r + 1, contract.training.rounds) for r in range(rounds))
+
+
+def _require(ok: bool, name: str, value: object, bound: str) -> None:
+    if not ok:
+        raise WireError(f"facts.{name} = {value!r}: must be {bound}")

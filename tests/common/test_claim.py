@@ -1,0 +1,183 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credit_common.accountant import epsilon
+from credit_common.claim import (
+    NO_PRIVACY,
+    Facts,
+    check_claim,
+    facts_from_json,
+    facts_to_json,
+    privacy_statement,
+    promise,
+    schedule_epsilon,
+    told_epsilon,
+)
+from credit_common.contract import parse_contract
+from credit_common.errors import PrivacyError, WireError
+from credit_common.events import Histogram, SampledGaussian
+from credit_common.privacy import mechanism_plan
+
+RIGHT = {
+    "rounds": 3,
+    "holders": 2,
+    "figures": {"auc": 0.71, "ks": math.nan},
+    "epsilon": 3.0,
+    "holdout_epsilon": 2.5,
+    "created": "2025-01-02T03:04:05+00:00",
+}
+
+
+@pytest.fixture(scope="module")
+def longer(contract_text):
+    """Ten rounds, evaluated after the fourth, eighth and last."""
+    text = contract_text.replace("rounds = 3", "rounds = 10")
+    return parse_contract(text.replace("[evaluation]\n", "[evaluation]\nevery = 4\n"))
+
+
+def truthful(contract, rounds):
+    spent = schedule_epsilon(contract, rounds) or (None, None)
+    return Facts(**{**RIGHT, "rounds": rounds, "epsilon": spent[0], "holdout_epsilon": spent[1]})
+
+
+def test_the_schedules_end_is_the_plans(longer):
+    plan = mechanism_plan(longer, "small")
+    assert schedule_epsilon(longer, 10) == (plan.train_epsilon(), plan.holdout_epsilon())
+
+
+@pytest.mark.parametrize(
+    ("rounds", "evaluations"), [(1, 0), (3, 0), (4, 1), (7, 1), (8, 2), (9, 2), (10, 3)]
+)
+def test_a_part_of_the_schedule_spends_what_its_events_spend(longer, rounds, evaluations):
+    steps = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=2 * rounds)
+    seen = [Histogram(noise_multiplier=2.0)] * evaluations
+    expected = (epsilon([steps], 1e-5), epsilon(seen, 1e-5))
+    assert schedule_epsilon(longer, rounds) == expected
+
+
+def test_a_claim_below_the_schedule_is_refused_by_name(longer):
+    honest = truthful(longer, 8)
+    check_claim(longer, honest)
+    more = {**vars(honest), "epsilon": honest.epsilon + 1, "holdout_epsilon": 99.0}
+    check_claim(longer, Facts(**more))  # a bound may be loose
+    for name in ("epsilon", "holdout_epsilon"):
+        less = {**vars(honest), name: getattr(honest, name) * 0.999}
+        with pytest.raises(PrivacyError, match=rf"facts\.{name} = .*8 rounds of this contract"):
+            check_claim(longer, Facts(**less))
+    with pytest.raises(PrivacyError, match=r"facts\.rounds = 11: the contract has 10"):
+        check_claim(longer, Facts(**{**vars(honest), "rounds": 11, "epsilon": 99.0}))
+    fewer = Facts(**{**vars(honest), "rounds": 10**15})
+    with pytest.raises(PrivacyError, match="the contract has 10"):  # at once, not by counting
+        check_claim(longer, fewer)
+
+
+def test_an_epsilon_is_given_exactly_where_there_is_one(longer):
+    none = Facts(**{**RIGHT, "epsilon": None, "holdout_epsilon": None})
+    with pytest.raises(PrivacyError, match="if and only if the contract has one"):
+        check_claim(longer, none)
+    check_claim(longer.without_privacy(), none)
+    with pytest.raises(PrivacyError, match="if and only if the contract has one"):
+        check_claim(longer.without_privacy(), Facts(**RIGHT))
+
+
+WRONG = {
+    "rounds": [0, -1, 1.0, True, None, "3"],
+    "holders": [0, 2.5, False, None],
+    "figures": [{"auc": "0.7"}, {"auc": True}, {"auc": None}, {3: 0.5}],
+    "epsilon": [math.nan, math.inf, -0.1, None, "3", True],
+    "holdout_epsilon": [math.nan, -1.0, None],
+    "created": ["", "yesterday", "2025-01-02T03:04:05", "2025-01-02T03:04:05+01:00", 5, None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in WRONG.items() for v in values])
+def test_a_fact_out_of_its_bounds_is_refused_by_name(name, value):
+    with pytest.raises(WireError, match=r"facts\.\w+(\.\w+)? = .*: must be"):
+        Facts(**{**RIGHT, name: value})
+
+
+@pytest.mark.parametrize("created", ["2025-01-02T03:04:05Z", "2025-01-02 03:04+00:00"])
+def test_utc_is_told_in_any_iso_form(created):
+    assert Facts(**{**RIGHT, "created": created}).created == created
+
+
+def test_facts_survive_json():
+    facts = Facts(**RIGHT)
+    text = json.dumps(facts_to_json(facts), allow_nan=False)
+    assert json.loads(text)["figures"] == {"auc": 0.71, "ks": None}
+    read = facts_from_json(json.loads(text))
+    assert math.isnan(read.figures["ks"])
+    assert {**vars(read), "figures": 0} == {**vars(facts), "figures": 0}
+    assert facts_to_json(read) == facts_to_json(facts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plain: plain.pop("created"),
+        lambda plain: plain.update(more=1),
+        lambda plain: plain.update(figures=[]),
+        lambda plain: plain.update(figures={"auc": []}),
+        lambda plain: plain.update(rounds="3"),
+        lambda plain: plain.update(epsilon=None),
+    ],
+)
+def test_malformed_facts_are_refused(change):
+    plain = facts_to_json(Facts(**RIGHT))
+    change(plain)
+    with pytest.raises(WireError, match="facts"):
+        facts_from_json(plain)
+    for other in (None, [], "x", 3):
+        with pytest.raises(WireError, match="facts: must be a table"):
+            facts_from_json(other)
+
+
+@given(st.floats(0, 100))
+def test_epsilon_is_never_told_too_small(value):
+    told = float(told_epsilon(value))
+    assert value - 1e-9 <= told < value + 0.0011
+
+
+def test_the_statement_says_what_the_contract_runs(longer):
+    facts = truthful(longer, 8)
+    said = privacy_statement(longer, facts)
+    assert json.loads(json.dumps(said)) == said
+    assert said["private"] is True
+    assert (said["epsilon"], said["holdout_epsilon"]) == (facts.epsilon, facts.holdout_epsilon)
+    assert said["delta"] == 1e-5
+    assert said["mechanism"] == {
+        "sampler": "Poisson",
+        "sampling_rate": 0.1,
+        "noise_multiplier": 1.0,
+        "clip_norm": 1.0,
+        "steps": 2,
+        "rounds": 8,
+        "size_classes": {"small": 300, "large": 3000},
+    }
+    assert said["evaluation"] == {"noise_multiplier": 2.0, "releases": 2}
+    assert said["contract_digest"] == longer.digest
+    assert "add or remove" in said["adjacency"]
+    assert "one user of one holder" in said["unit"]
+    assert said["accountant"]["name"].startswith("dp-accounting")
+    assert said["accountant"]["version"][0].isdigit()
+    assert "every message" in said["adversary"]
+    for what in ("timing", "collusion", "several holders", "floating point"):
+        assert any(what in line for line in said["excluded"])
+    for value in (facts.epsilon, facts.holdout_epsilon):
+        assert told_epsilon(value) in said["statement"]
+    assert said["statement"] == promise(longer, facts)
+
+
+def test_without_a_budget_the_statement_promises_nothing(longer):
+    none = Facts(**{**RIGHT, "epsilon": None, "holdout_epsilon": None})
+    said = privacy_statement(longer.without_privacy(), none)
+    assert said["private"] is False
+    assert said["statement"] == promise(longer.without_privacy(), none) == NO_PRIVACY
+    assert said["statement"].startswith("There is no privacy")
+    assert said["epsilon"] is None
+    assert said["holdout_epsilon"] is None
+    assert not {"delta", "adjacency", "accountant", "adversary"} & set(said)

@@ -1,0 +1,245 @@
+"""What a contract makes a holder send, and what that spends: all that `--check` says of it.
+
+Computed from public facts and the ledger alone, without the model and before anything is sent.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from credit_client.chain import digest
+from credit_client.ledger import Ledger
+from credit_common.accountant import epsilon, epsilon_replace_one
+from credit_common.contract import Contract
+from credit_common.events import Event, event_from_json
+from credit_common.privacy import MechanismPlan
+from credit_common.text import wide_width
+
+NEVER_SENT = (
+    "rows, columns and texts of the shard",
+    "user ids, and the keys that are made from them",
+    "the outcome or a protected field of a single user",
+    "scores of single users, losses and other figures of training",
+    "texts of errors, logs, the ledger, this page",
+    "numbers of users or rows without noise",
+)
+COUNTED = {
+    "binary": ("outcome (2) x score", "how many of them had the outcome"),
+    "multiclass": (
+        "wrong or right (2) x probability of the predicted class",
+        "how many of them the model predicts rightly",
+    ),
+    "regression": ("too low or too high (2) x error", "how far off the model is for them"),
+}
+"""Kind of task -> the cells that users are counted in, and what their sums tell of all."""
+REQUEST_ID = "id of the request"
+
+History = list[Event | None]
+"""What one account spends; None is a release without noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """One kind of message that leaves a holder.
+
+    Attributes:
+        when: When it is sent; `times` is how often by the contract's schedule, None without one.
+        contains: All that it carries.
+        protection: What hides a user's part in it.
+        bytes: Size of the numbers in it; None where it is not known without the model.
+    """
+
+    what: str
+    when: str
+    times: int | None
+    contains: tuple[str, ...]
+    protection: str
+    bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spend:
+    """ε under add/remove of a training user, of a hold-out user, and of any user at all."""
+
+    train: float
+    holdout: float
+    any: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a ledger has spent, and would have spent at the end of a contract's schedule.
+
+    Attributes:
+        spent: So far, under all contracts.
+        rounds, evaluations: Charged so far under this very contract.
+        all_to_come: As if all rounds and evaluations of the contract were still to come.
+        rest_to_come: As if those were that this contract has not been charged for.
+        accounts_add: Whether a user may be on both sides of the split: now, or as soon as this
+            contract's salt and hold-out fraction are used.
+    """
+
+    spent: Spend
+    rounds: int
+    evaluations: int
+    all_to_come: Spend
+    rest_to_come: Spend
+    accounts_add: bool
+
+
+def sendings(
+    contract: Contract, plan: MechanismPlan, adapter_bytes: int | None
+) -> tuple[Sending, ...]:
+    """Every kind of message that leaves a holder, in the order in which they begin.
+
+    Args:
+        adapter_bytes: Size of an adapter's arrays, from whoever has the model at hand.
+    """
+    bins, every = contract.evaluation.bins, contract.evaluation.every
+    step = counts = "NONE: without noise it can tell about single users"
+    if plan.private:
+        step = (
+            f"sampled Gaussian mechanism, {plan.steps} steps a round: in each, a user takes part "
+            f"with probability q = {plan.sampling_rate:g}, the user's share is cut to length "
+            f"C = {plan.clip_norm:g}, and noise of standard deviation sigma x C, with "
+            f"sigma = {plan.noise_multiplier:g}, is added to every number of the sum"
+        )
+        counts = (
+            "Gaussian mechanism: a user is counted in one cell, and noise of standard deviation "
+            f"sigma = {plan.evaluation_noise_multiplier:g} users is added to every cell"
+        )
+    if contract.model.train == ("wide",):
+        adapter_bytes = _wide_bytes(contract)
+    return (
+        _bare("certificate", "on connecting", "federation, name, node id, size class, public key"),
+        _bare("greeting", "on connecting", "digest of the contract, protocol versions"),
+        _bare("heartbeat", "while connected", "nothing"),
+        Sending(
+            what="training answer",
+            when="each round",
+            times=plan.rounds,
+            contains=(REQUEST_ID, *_groups(contract)),
+            protection=step,
+            bytes=adapter_bytes,
+        ),
+        Sending(
+            what="evaluation answer",
+            when="each round" if every == 1 else f"every {every} rounds, and the last",
+            times=plan.evaluations,
+            contains=(
+                REQUEST_ID,
+                f"2 x {bins} counts of hold-out users, float64: {COUNTED[contract.task.kind][0]}",
+            ),
+            protection=counts,
+            bytes=2 * bins * 8,
+        ),
+        _bare("refusal", "instead of an answer", f"{REQUEST_ID}; never why"),
+    )
+
+
+def never_sent(plan: MechanismPlan) -> tuple[str, ...]:
+    """What no message carries; without privacy, evaluations tell exact numbers of users."""
+    return NEVER_SENT if plan.private else NEVER_SENT[:-1]
+
+
+def ledger_outlook(contract: Contract, plan: MechanismPlan, ledger: Ledger) -> Outlook:
+    """What a holder's ledger says of taking part. Nothing is written to it.
+
+    Raises:
+        PrivacyError: If the ledger cannot be read.
+    """
+    past: dict[str, History] = {"train": [], "holdout": []}
+    splits = []
+    charged: Counter[str] = Counter()
+    for entry in ledger.entries():
+        plain = json.loads(entry.event)
+        if entry.account == "split":
+            splits.append(plain)
+        else:
+            past[entry.account].append(None if plain is None else event_from_json(plain))
+            charged[entry.account] += entry.contract_digest == contract.digest
+    salt = digest(contract.split.salt.encode())
+    own = {"holdout": contract.split.holdout, "salt_sha256": salt}  # as `Ledger.bind_split` has it
+    add = ledger.accounts_add or (bool(splits) and own not in splits)
+
+    def after(rounds: int, evaluations: int) -> Spend:
+        train, holdout = _schedule(plan, rounds, evaluations)
+        return _spend(past["train"] + train, past["holdout"] + holdout, plan.delta, add=add)
+
+    return Outlook(
+        spent=Spend(
+            train=ledger.epsilon("train", plan.delta),
+            holdout=ledger.epsilon("holdout", plan.delta),
+            any=ledger.epsilon_overall(plan.delta),
+        ),
+        rounds=charged["train"],
+        evaluations=charged["holdout"],
+        all_to_come=after(plan.rounds, plan.evaluations),
+        rest_to_come=after(plan.rounds - charged["train"], plan.evaluations - charged["holdout"]),
+        accounts_add=add,
+    )
+
+
+def schedule_spend(plan: MechanismPlan) -> tuple[Spend, float]:
+    """ε of a contract's whole schedule: under add/remove, and under a change of one user."""
+    train, holdout = _schedule(plan, plan.rounds, plan.evaluations)
+    changed = max(  # the user put in place of another may be on the other side of the split
+        _epsilon(train + holdout, plan.delta),
+        _epsilon(train, plan.delta, epsilon_replace_one),
+        _epsilon(holdout, plan.delta, epsilon_replace_one),
+    )
+    return _spend(train, holdout, plan.delta, add=False), changed
+
+
+def _schedule(plan: MechanismPlan, rounds: int, evaluations: int) -> tuple[History, History]:
+    """Events of both accounts; none where more were charged than the schedule has."""
+    return [plan.round_event()] * rounds, [plan.evaluation_event()] * evaluations
+
+
+def _spend(train: History, holdout: History, delta: float, *, add: bool) -> Spend:
+    one, other = _epsilon(train, delta), _epsilon(holdout, delta)
+    both = _epsilon(train + holdout, delta) if add else max(one, other)
+    return Spend(train=one, holdout=other, any=both)
+
+
+def _epsilon(
+    history: History, delta: float, of: Callable[[list[Event], float], float] = epsilon
+) -> float:
+    given = [event for event in history if event is not None]
+    return of(given, delta) if len(given) == len(history) else math.inf
+
+
+def _bare(what: str, when: str, contains: str) -> Sending:
+    protection = "not needed: it tells nothing about users"
+    return Sending(
+        what=what, when=when, times=None, contains=(contains,), protection=protection, bytes=None
+    )
+
+
+def _wide_bytes(contract: Contract) -> int:
+    return 4 * contract.task.outputs * wide_width(contract)
+
+
+def _groups(contract: Contract) -> tuple[str, ...]:
+    """The arrays of an adapter, as in the schema of `credit_common.model`."""
+    model, outputs = contract.model, contract.task.outputs
+    groups = []
+    if "lora" in model.train:
+        factors = ("B",) if model.factors == "ffa" else ("A", "B")
+        arrays = model.layers * len(set(model.targets)) * len(factors)
+        layers = "top layer" if model.layers == 1 else f"top {model.layers} layers"
+        groups.append(
+            f"lora: {arrays} arrays, changes of BERT's {layers} ({', '.join(model.targets)}; "
+            f"{', '.join(factors)} of rank {model.rank})"
+        )
+    if "head" in model.train:
+        scores = "the score" if outputs == 1 else f"{outputs} scores"
+        groups.append(f"head: 2 arrays, from what BERT reads to {scores}")
+    if "wide" in model.train:
+        groups.append(
+            f"wide: 1 array, {outputs} x {wide_width(contract)} weights of numbers and "
+            f"categories, {_wide_bytes(contract):,} bytes"
+        )
+    return tuple(groups)

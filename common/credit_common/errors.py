@@ -53,4 +53,12 @@ class TrustError(CreditError):
 
 
 class LinkError(CreditError):
-    """A connection that cannot be made or was refused."""
+    """A connection that cannot be made or was refused.
+
+    Attributes:
+        final: Whether another attempt cannot mend it.
+    """
+
+    def __init__(self, message: str, *, final: bool = True) -> None:
+        super().__init__(message)
+        self.final = final

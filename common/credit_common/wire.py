@@ -28,13 +28,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from credit_common.certificates import SERVER_NODE as SERVER_NODE
 from credit_common.errors import WireError
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """Names of the records in a message's content."""
 WEIGHT, HISTOGRAM, ROUND = "weight", "histogram", "server-round"
 """Names of the metrics of a reply, and of the round in a request (Flower's own)."""
-SERVER_NODE = 1
 REFUSED = 2001
 """The one error code that a holder ever sends; what went wrong stays in its own log."""
 
@@ -120,6 +120,35 @@ def unpack(payload: bytes) -> dict[str, NDArray[np.floating[Any]]]:
         raise WireError("payload is not in safetensors format") from None
 
 
+def unpack_adapter(payload: bytes) -> dict[str, NDArray[np.float32]]:
+    """Arrays of an adapter from safetensors bytes.
+
+    Raises:
+        WireError: If the bytes are anything else, or an array is not float32.
+    """
+    arrays = {}
+    for name, values in unpack(payload).items():
+        if values.dtype != np.float32:
+            raise WireError(f"array {name}: must be float32")
+        arrays[name] = values.astype(np.float32, copy=False)
+    return arrays
+
+
+def unpack_histogram(payload: bytes) -> NDArray[np.float64]:
+    """A noised score histogram (2, bins) from safetensors bytes.
+
+    Raises:
+        WireError: If the bytes are anything else, or a count is not finite.
+    """
+    arrays = unpack(payload)
+    counts = arrays.get(HISTOGRAM)
+    if set(arrays) != {HISTOGRAM} or counts is None or counts.dtype != np.float64:
+        raise WireError(f"payload is not one float64 array named {HISTOGRAM!r}")
+    if counts.ndim != 2 or len(counts) != 2 or not np.isfinite(counts).all():
+        raise WireError(f"histogram of shape {counts.shape}: must be (2, bins), all finite")
+    return counts.astype(np.float64, copy=False)
+
+
 def adapter_reply(request: Message, payload: bytes, weight: float) -> Message:
     """The reply that carries a trained adapter and its holder's public weight."""
     content = RecordDict(
@@ -130,7 +159,7 @@ def adapter_reply(request: Message, payload: bytes, weight: float) -> Message:
 
 def histogram_reply(request: Message, payload: bytes, weight: float) -> Message:
     """The reply that carries a noised score histogram, flattened row by row."""
-    counts = [float(x) for x in unpack(payload)[HISTOGRAM].ravel()]
+    counts = [float(x) for x in unpack_histogram(payload).ravel()]
     metrics = MetricRecord({WEIGHT: weight, HISTOGRAM: counts})
     return Message(RecordDict({METRICS: metrics}), reply_to=request)
 

@@ -1,0 +1,188 @@
+"""A holder's end of the wire: connect, take requests, hand out answers, come back by itself.
+
+Nothing but what the gate made goes out here. Heartbeats are HTTP/2 pings of gRPC's own threads, so
+that they go on while a training step keeps Python busy.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import grpc
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+
+from credit_client.identity import Identity
+from credit_client.reach import is_loopback, why_unreachable
+from credit_common import federation_pb2 as pb
+from credit_common.bundle import parse_address
+from credit_common.errors import CreditError, LinkError, TrustError
+from credit_common.protocol import (
+    SERVICE,
+    channel_options,
+    common_version,
+    from_request,
+    hello,
+    to_reply,
+)
+from credit_common.wire import SERVER_NODE, empty_context, refusal, set_identity
+
+log = logging.getLogger(__name__)
+
+RUN_ID = 1
+JOIN_SECONDS = 15.0
+"""How long the coordinator may take to answer a call that asks for no work."""
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
+"""Between two attempts to connect; the wait doubles from the first to the longest."""
+SHOWN = 300
+"""Characters of the coordinator's words that are shown."""
+_jitter = secrets.SystemRandom()
+
+
+class Link:
+    """A channel to the coordinator; use as a context manager.
+
+    Args:
+        identity: The holder's certificate, key and accepted bundle.
+        address: HOST:PORT of the coordinator. Its certificate must be that of the bundle's server
+            name whatever the address is.
+        array_bytes: Size of the largest message's arrays.
+    """
+
+    def __init__(self, identity: Identity, address: str, array_bytes: int) -> None:
+        self.address = address
+        self._identity = identity
+        host, _ = parse_address(address)
+        bundle = identity.bundle
+        options: list[tuple[str, Any]] = [
+            *channel_options(array_bytes),
+            ("grpc.ssl_target_name_override", bundle.server_name),
+            ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1),
+            ("grpc.max_reconnect_backoff_ms", int(LONGEST_WAIT_SECONDS * 1000)),
+            ("grpc.initial_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
+            ("grpc.min_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
+        ]
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=bundle.ca_pem.encode(),
+            private_key=identity.key_pem,
+            certificate_chain=identity.certificate_pem,
+        )
+        self._channel = grpc.secure_channel(address, credentials, options=options)
+        path = f"/{SERVICE}/"
+        self._join = self._channel.unary_unary(
+            path + "Join", pb.Hello.SerializeToString, pb.Welcome.FromString
+        )
+        self._work = self._channel.unary_stream(
+            path + "Work", pb.Hello.SerializeToString, pb.Task.FromString
+        )
+        self._answer = self._channel.unary_unary(
+            path + "Answer", pb.Reply.SerializeToString, pb.Receipt.FromString
+        )
+        self._hello = hello(bundle.contract_digest)
+        set_identity(RUN_ID, SERVER_NODE)  # requests are made here in the coordinator's name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def join(self) -> pb.Welcome:
+        """Ask whether this holder would be let in.
+
+        Raises:
+            LinkError: If the coordinator cannot be reached, or speaks no common wire version, or
+                runs another contract.
+            TrustError: If one side does not take the other's certificate.
+        """
+        try:
+            return self._joined()
+        except grpc.RpcError as error:
+            raise self._reason(error) from None
+
+    def work(
+        self,
+        app: ClientApp,
+        *,
+        on_connected: Callable[[], None] = lambda: None,
+        on_waiting: Callable[[str, float], None] = lambda reason, seconds: None,
+        on_answered: Callable[[pb.Request, pb.Reply], None] = lambda request, reply: None,
+    ) -> pb.Finished:
+        """Answer requests until the run ends; a lost connection is taken up again.
+
+        Args:
+            app: The holder's app, called in this thread.
+            on_connected: Called when the coordinator has let this holder in.
+            on_waiting: Called with the reason and the seconds until the next attempt.
+            on_answered: Called after an answer was received.
+
+        Returns:
+            The released model and what is known of it.
+
+        Raises:
+            LinkError, TrustError: As in `join`, for reasons that another attempt cannot mend.
+        """
+        context = empty_context(RUN_ID, self._identity.subject.node_id)
+        finished: pb.Finished | None = None
+        failures = 0
+        while True:
+            try:
+                self._joined()
+                on_connected()
+                # Read to the stream's end, so that the coordinator knows that the last task came.
+                for task in self._work(self._hello):
+                    failures = 0
+                    if task.WhichOneof("what") == "finished":
+                        finished = task.finished
+                    else:
+                        reply = to_reply(self._run(app, task.request, context))
+                        self._send(reply)
+                        on_answered(task.request, reply)
+                reason: CreditError = LinkError("the coordinator closed the stream", final=False)
+            except grpc.RpcError as error:
+                reason = self._reason(error)
+            if finished is not None:
+                return finished
+            if not isinstance(reason, LinkError) or reason.final:
+                raise reason
+            seconds = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**failures)
+            seconds *= _jitter.uniform(0.8, 1.2)
+            failures = min(failures + 1, 10)
+            on_waiting(str(reason), seconds)
+            time.sleep(seconds)
+
+    def _joined(self) -> pb.Welcome:
+        welcome: pb.Welcome = self._join(self._hello, timeout=JOIN_SECONDS)
+        common_version([welcome.wire_version])
+        return welcome
+
+    def _reason(self, error: grpc.RpcError) -> CreditError:
+        """What a failed call means to the holder's person."""
+        call: Any = error  # a failed call is both an RpcError and a Call
+        code: grpc.StatusCode = call.code()
+        said = "".join(c for c in (call.details() or "")[:SHOWN] if c.isprintable())
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            return TrustError(f"the coordinator refused: {said}")
+        if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
+            return LinkError(f"the coordinator refused: {said}")
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return LinkError(f"a message is larger than the contract's model: {said}")
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            found = why_unreachable(self._identity, self.address)
+            return TrustError(found.line) if found.final else LinkError(found.line, final=False)
+        return LinkError(f"the connection failed ({code.name.lower()})", final=False)
+
+    def _run(self, app: ClientApp, request: pb.Request, context: Any) -> Message:
+        message = from_request(request, self._identity.subject.node_id)
+        try:
+            return app(message, context)
+        except Exception as error:  # whatever broke may quote data: its type is all that is kept
+            log.warning("refused a request: %s", type(error).__name__)
+            return refusal(message)
+
+    def _send(self, reply: pb.Reply) -> None:
+        receipt = self._answer(reply, timeout=JOIN_SECONDS, wait_for_ready=True)
+        if not receipt.counted:
+            log.warning("the coordinator no longer waits for the answer to %s", reply.message_id)

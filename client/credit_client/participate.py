@@ -1,0 +1,157 @@
+"""A holder's part in a federation: from its shard to the release in its own folder."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from credit_client.app import holder_app, open_holder
+from credit_client.identity import Identity
+from credit_client.ledger import Ledger
+from credit_client.link import Link
+from credit_client.mapping import ShardMapping
+from credit_client.preflight import check_floors
+from credit_client.shard import Shard, read_shard, write_rejects
+from credit_client.training.randomness import SeededRandom
+from credit_common import federation_pb2 as pb
+from credit_common.backbone import resolve_backbone
+from credit_common.claim import Facts, schedule_epsilon
+from credit_common.errors import LinkError, PrivacyError
+from credit_common.model import CreditModel, device_of
+from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
+from credit_common.release import new_release_folder, write_release
+from credit_common.wire import pack, unpack_adapter
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[..., None]
+"""Called with an event's name and its facts: ready, connected, waiting, answered, done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the holder's person decides at the start.
+
+    Attributes:
+        mapping: Columns and codes of the shard in the contract's terms.
+        max_epsilon, max_delta: The most that a contract may ask for; None allows anything.
+        allow_no_privacy: Whether a contract without a budget is accepted at all.
+        seed: Of sampling, without privacy only.
+        device: Where the model runs: auto, cpu, cuda or mps.
+    """
+
+    mapping: ShardMapping | None = None
+    max_epsilon: float | None = None
+    max_delta: float | None = None
+    allow_no_privacy: bool = False
+    seed: int | None = None
+    device: str = "auto"
+
+
+def participate(
+    identity: Identity, shard_path: Path, address: str, *, terms: Terms, tell: Tell
+) -> Path:
+    """Train and answer until the federation is done.
+
+    All that can be wrong at this holder is looked at before anything is sent, and whether the
+    coordinator would let it in before the long work of encoding begins.
+
+    Args:
+        identity: The holder's own folder, opened.
+        shard_path: Its data.
+        address: HOST:PORT of the coordinator.
+        terms: What its person decided.
+        tell: Told what happens.
+
+    Returns:
+        The folder of the release, in the holder's own folder.
+
+    Raises:
+        CreditError: Whatever contract, shard, ledger, certificate or coordinator refuse.
+    """
+    contract, name = identity.bundle.contract, identity.subject.name
+    check_floors(contract, terms.max_epsilon, terms.max_delta)
+    if not contract.privacy.private and not terms.allow_no_privacy:
+        raise PrivacyError(NO_PRIVACY)
+    if contract.privacy.private and terms.seed is not None:
+        raise PrivacyError("--seed is for a contract without privacy alone: noise has no seed")
+    plan = mechanism_plan(contract, identity.subject.size_class)
+    check_plan(plan)
+    shard = read_shard(shard_path, contract, mapping=terms.mapping)
+    log.info("%s: %s", shard_path.name, shard.summary())
+    _keep_rejects(identity, shard)
+    _knock(identity, address)
+    backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
+    model = CreditModel(contract, backbone, device_of(terms.device))
+    private = contract.privacy.private
+    ledger = Ledger.open(identity.ledger_path) if private else Ledger.in_memory()
+    try:
+        holder = open_holder(
+            name,
+            contract,
+            size_class=identity.subject.size_class,
+            ledger=ledger,
+            model=model,
+            train_records=[example.record for example in shard.train],
+            holdout_records=[example.record for example in shard.holdout],
+            allow_no_privacy=terms.allow_no_privacy,
+            source=None if terms.seed is None else SeededRandom(terms.seed, plan),
+        )
+        tell("ready", train=len(shard.train), holdout=len(shard.holdout))
+
+        def answered(request: pb.Request, reply: pb.Reply) -> None:
+            tell(
+                "answered",
+                round=request.round,
+                kind=pb.Kind.Name(request.kind).lower(),
+                refused=reply.WhichOneof("outcome") == "refused",
+                epsilon=ledger.epsilon_overall(contract.privacy.delta) if private else None,
+            )
+
+        array_bytes = max(len(pack(model.initial_adapter())), 2 * contract.evaluation.bins * 8)
+        with Link(identity, address, array_bytes) as link:
+            finished = link.work(
+                holder_app(holder),
+                on_connected=lambda: tell("connected", address=address),
+                on_waiting=lambda reason, seconds: tell("waiting", reason=reason, seconds=seconds),
+                on_answered=answered,
+            )
+        spent = ledger.epsilon_overall(contract.privacy.delta) if private else None
+    finally:
+        ledger.close()
+    schedule = schedule_epsilon(contract, finished.rounds)
+    folder = new_release_folder(identity.home)
+    write_release(
+        folder,
+        identity.bundle.contract_text,
+        model,
+        unpack_adapter(finished.adapter),
+        Facts(
+            rounds=finished.rounds,
+            holders=finished.holders,
+            figures=dict(finished.figures),
+            epsilon=schedule and schedule[0],
+            holdout_epsilon=schedule and schedule[1],
+            created=finished.created,
+        ),
+    )
+    tell("done", release=folder, epsilon=spent, delta=contract.privacy.delta)
+    return folder
+
+
+def _keep_rejects(identity: Identity, shard: Shard) -> None:
+    path = identity.home / f"{identity.subject.name}.rejects.csv"
+    if shard.rejects:
+        write_rejects(path, shard)
+        log.info("%d rejected rows are listed in %s", len(shard.rejects), path)
+
+
+def _knock(identity: Identity, address: str) -> None:
+    """Stop at once where the coordinator would never let this holder in; else go on."""
+    with Link(identity, address, 0) as link:
+        try:
+            link.join()
+        except LinkError as error:
+            if error.final:
+                raise
+            log.info("%s; encoding meanwhile", error)

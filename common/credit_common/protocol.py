@@ -1,0 +1,161 @@
+"""Flower's messages as the protobuf messages of `federation.proto`, and how a channel is set up.
+
+Nothing outside the schema crosses: a request is its id, kind, round and arrays, and a reply is an
+id with an adapter, a histogram or a refusal. A holder's public weight is not even sent; the
+coordinator knows the size class that it enrolled.
+"""
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from credit_common import federation_pb2 as pb
+from credit_common.errors import LinkError, WireError
+from credit_common.wire import (
+    ARRAYS,
+    CONFIG,
+    HISTOGRAM,
+    METRICS,
+    ROUND,
+    adapter_reply,
+    array_record,
+    histogram_reply,
+    pack,
+    refusal,
+    request_arrays,
+    request_round,
+    set_message_id,
+    unpack_adapter,
+    unpack_histogram,
+)
+
+WIRE_VERSIONS = (1,)
+"""What this package speaks."""
+SERVICE = "credit_federation.Federation"
+PING_SECONDS = 20
+"""Between two heartbeats: HTTP/2 pings, which are empty and need no thread of Python's."""
+PING_TIMEOUT_SECONDS = 20
+"""A side that leaves a heartbeat unanswered for so long counts as gone."""
+HEADROOM = 1 << 16
+"""Bytes that a message may have beside its arrays."""
+
+_KINDS = {"train": pb.TRAIN, "evaluate": pb.EVALUATE}
+_TYPES = {kind: name for name, kind in _KINDS.items()}
+
+
+def hello(contract_digest: str) -> pb.Hello:
+    """How a holder opens: the wire versions that it speaks, and the contract that it accepted."""
+    return pb.Hello(wire_versions=WIRE_VERSIONS, contract_digest=contract_digest)
+
+
+def welcome(federation: str, wire_version: int) -> pb.Welcome:
+    """The coordinator's answer, with its clock."""
+    return pb.Welcome(wire_version=wire_version, federation=federation, server_time=time.time())
+
+
+def common_version(offered: Iterable[int]) -> int:
+    """The highest wire version that both sides speak.
+
+    Raises:
+        LinkError: If there is none, naming both sides' versions.
+    """
+    both = set(offered) & set(WIRE_VERSIONS)
+    if not both:
+        theirs = ", ".join(str(version) for version in sorted(set(offered))[:20]) or "none"
+        ours = ", ".join(map(str, WIRE_VERSIONS))
+        raise LinkError(
+            f"no common wire version: the coordinator speaks {ours}, the holder {theirs}; "
+            "update the older side"
+        )
+    return max(both)
+
+
+def to_request(message: Message) -> pb.Request:
+    """A request of the coordinator's ServerApp as it goes out."""
+    kind = message.metadata.message_type
+    if kind not in _KINDS:
+        raise WireError(f"message type {kind!r}: must be one of {', '.join(_KINDS)}")
+    return pb.Request(
+        message_id=message.metadata.message_id,
+        kind=_KINDS[kind],
+        round=request_round(message),
+        arrays=pack(request_arrays(message)),
+    )
+
+
+def from_request(request: pb.Request, node_id: int) -> Message:
+    """A request as the holder's ClientApp takes it.
+
+    Raises:
+        WireError: If kind, id or arrays do not follow the schema.
+    """
+    if request.kind not in _TYPES:
+        raise WireError(f"request of kind {request.kind}: must be 1 (train) or 2 (evaluate)")
+    if not 1 <= len(request.message_id) <= 200:
+        raise WireError("a request's message id must have 1 to 200 characters")
+    arrays = array_record(unpack_adapter(request.arrays))
+    content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({ROUND: request.round})})
+    message = Message(content, dst_node_id=node_id, message_type=_TYPES[request.kind])
+    set_message_id(message, request.message_id)
+    return message
+
+
+def to_reply(reply: Message) -> pb.Reply:
+    """A reply as it goes out: the gate's bytes, or a bare refusal."""
+    answered = reply.metadata.reply_to_message_id
+    if reply.has_error():
+        return pb.Reply(message_id=answered, refused=pb.Refused())
+    if ARRAYS in reply.content.array_records:
+        arrays = reply.content.array_records[ARRAYS]
+        adapter = pack({name: array.numpy() for name, array in arrays.items()})
+        return pb.Reply(message_id=answered, adapter=adapter)
+    counts = np.asarray(reply.content.metric_records[METRICS][HISTOGRAM], np.float64)
+    return pb.Reply(message_id=answered, histogram=pack({HISTOGRAM: counts.reshape(2, -1)}))
+
+
+def from_reply(request: Message, reply: pb.Reply, weight: float, shape: tuple[int, int]) -> Message:
+    """A reply as the coordinator's ServerApp takes it.
+
+    Args:
+        request: What it answers.
+        reply: As it came.
+        weight: Public weight of the holder's size class.
+        shape: A histogram's, (2, bins).
+
+    Raises:
+        WireError: If it is not what the request asked for.
+    """
+    outcome = reply.WhichOneof("outcome")
+    if outcome == "refused":
+        return refusal(request)
+    asked = "adapter" if request.metadata.message_type == "train" else "histogram"
+    if outcome != asked:
+        raise WireError(f"reply has {outcome or 'nothing'}, the request asked for {asked}")
+    if outcome == "adapter":
+        unpack_adapter(reply.adapter)
+        return adapter_reply(request, reply.adapter, weight)
+    found = unpack_histogram(reply.histogram).shape
+    if found != shape:
+        raise WireError(f"histogram has shape {found}, must have {shape}")
+    return histogram_reply(request, reply.histogram, weight)
+
+
+def channel_options(array_bytes: int) -> list[tuple[str, int]]:
+    """Settings of both sides of a channel: heartbeats, and the largest message.
+
+    Args:
+        array_bytes: Size of the largest arrays that the schema allows.
+    """
+    largest = array_bytes + HEADROOM
+    return [
+        ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_SECONDS * 1000),  # else a minute passes first
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_SECONDS * 500),
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", largest),
+    ]

@@ -1,0 +1,174 @@
+"""A run of the coordinator: from its folder to the release."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from credit_common import federation_pb2 as pb
+from credit_common.backbone import resolve_backbone
+from credit_common.bundle import Bundle
+from credit_common.claim import Facts, schedule_epsilon
+from credit_common.contract import Contract
+from credit_common.errors import CreditError, LinkError, PrivacyError
+from credit_common.evaluation import read_counts
+from credit_common.model import CreditModel, device_of
+from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
+from credit_common.release import new_release_folder, write_release
+from credit_common.wire import pack
+from credit_server.aggregate import RoundReport
+from credit_server.app import coordinator_app
+from credit_server.authority import open_authority
+from credit_server.enrol import Registry
+from credit_server.grid import GrpcGrid
+from credit_server.service import Service
+
+Tell = Callable[..., None]
+"""Called with an event's name and its facts (see `credit_server.report`)."""
+
+
+def run(
+    home: Path,
+    bundle: Bundle,
+    *,
+    listen: str,
+    device: str = "auto",
+    allow_no_privacy: bool = False,
+    tell: Tell,
+) -> Path:
+    """Serve the federation of a folder until its rounds are done.
+
+    Args:
+        home: The coordinator's folder, made by `flower-server init`.
+        bundle: What its holders accepted.
+        listen: HOST:PORT; port 0 takes a free one.
+        device: Where the model is built; the coordinator trains nothing.
+        allow_no_privacy: Whether a contract without a budget is run at all.
+        tell: Told what happens.
+
+    Returns:
+        The folder of the release.
+
+    Raises:
+        CreditError: Whatever the contract, the backbone, the address or too few holders refuse.
+    """
+    start = time.monotonic()
+    contract = bundle.contract
+    if not contract.privacy.private and not allow_no_privacy:
+        raise PrivacyError(NO_PRIVACY)
+    check_plan(mechanism_plan(contract, contract.privacy.size_classes[0][0]))
+    authority, registry = open_authority(home), Registry(home)
+
+    def enrolled() -> dict[str, int]:
+        return {h.name: h.node_id for h in registry.holders().values() if not h.revoked}
+
+    backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
+    model = CreditModel(contract, backbone, device_of(device))
+    initial = model.initial_adapter()
+    array_bytes = max(len(pack(initial)), 2 * contract.evaluation.bins * 8)
+    grid = GrpcGrid(contract, model.schema(), enrolled)
+    history = _History(contract, tell)
+    with Service(
+        contract,
+        registry,
+        grid,
+        authority=authority,
+        server_name=bundle.server_name,
+        listen=listen,
+        array_bytes=array_bytes,
+    ) as service:
+        host = listen.rpartition(":")[0]
+        tell(
+            "listening",
+            federation=contract.federation.name,
+            contract_digest=contract.digest,
+            address=f"{host}:{service.port}",
+            enrolled=len(enrolled()),
+        )
+        try:
+            grid.wait_for_start(
+                lambda here, missing: tell(
+                    "waiting",
+                    connected=len(here),
+                    enrolled=len(here) + len(missing),
+                    minimum=contract.federation.min_holders,
+                    missing=missing,
+                )
+            )
+            history.begin()
+            server = coordinator_app(
+                contract, initial, history.add, allow_no_privacy=allow_no_privacy
+            )
+            server(grid, grid.context)
+        except CreditError as error:
+            tell("failed", reason=str(error))
+            raise
+        facts = history.facts()
+        folder = new_release_folder(home)
+        write_release(folder, bundle.contract_text, model, history.last.adapter, facts)
+        grid.finish(
+            pb.Finished(
+                rounds=facts.rounds,
+                holders=facts.holders,
+                adapter=pack(history.last.adapter),
+                figures=dict(facts.figures),
+                created=facts.created,
+            )
+        )
+    tell(
+        "done",
+        release=folder,
+        rounds=facts.rounds,
+        holders=facts.holders,
+        figures=dict(facts.figures),
+        seconds=time.monotonic() - start,
+        bytes_up=len(pack(initial)),
+    )
+    return folder
+
+
+class _History:
+    """The rounds so far."""
+
+    def __init__(self, contract: Contract, tell: Tell) -> None:
+        self._contract, self._tell = contract, tell
+        self._since = 0.0
+        self._rounds: list[RoundReport] = []
+
+    def begin(self) -> None:
+        self._since = time.monotonic()
+
+    def add(self, done: RoundReport) -> None:
+        self._rounds.append(done)
+        now = time.monotonic()
+        spent = schedule_epsilon(self._contract, done.round)
+        self._tell(
+            "round",
+            round=done.round,
+            rounds=self._contract.training.rounds,
+            holders=done.holders,
+            figures=self._figures(done),
+            epsilon=spent and spent[0],
+            seconds=now - self._since,
+        )
+        self._since = now
+
+    @property
+    def last(self) -> RoundReport:
+        if not self._rounds:
+            raise LinkError("no round was completed")
+        return self._rounds[-1]
+
+    def facts(self) -> Facts:
+        spent = schedule_epsilon(self._contract, self.last.round)
+        return Facts(
+            rounds=self.last.round,
+            holders=min(done.holders for done in self._rounds),
+            figures=self._figures(self.last),
+            epsilon=spent and spent[0],
+            holdout_epsilon=spent and spent[1],
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _figures(self, done: RoundReport) -> dict[str, float]:
+        return {} if done.histogram is None else read_counts(self._contract, done.histogram)

@@ -1,0 +1,307 @@
+"""GrpcGrid: Flower's Grid between the ServerApp's thread and the holders' streams.
+
+The ServerApp pushes requests and waits; each holder's stream takes what is addressed to it, again
+after every reconnection until it is answered. An answer counts once. All waits end: with the
+answer, with `answer_seconds` of the contract, or once a holder has been gone for `grace_seconds`.
+"""
+
+import itertools
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from credit_common import federation_pb2 as pb
+from credit_common.contract import Contract
+from credit_common.errors import CreditError, LinkError
+from credit_common.model import check_adapter
+from credit_common.privacy import mechanism_plan
+from credit_common.protocol import from_reply, to_request
+from credit_common.wire import (
+    SERVER_NODE,
+    Run,
+    empty_context,
+    empty_run,
+    refusal,
+    set_identity,
+    set_message_id,
+    unpack_adapter,
+)
+
+log = logging.getLogger(__name__)
+
+RUN_ID = 1
+SHOWN = 300
+"""Characters of what is wrong with an answer that are logged."""
+Deliver = Callable[[pb.Task | None], None]
+"""Hands a task to a holder's stream, from any thread; None tells it that another one took over."""
+
+
+@dataclass(kw_only=True)
+class _Seat:
+    """What the grid knows of one holder.
+
+    Attributes:
+        deliver: Its open stream, or None while it is gone.
+        since: When it came or went, on the monotonic clock.
+        told: Whether it was handed the end of the run.
+    """
+
+    name: str
+    size_class: str
+    deliver: Deliver | None = None
+    since: float = field(default_factory=time.monotonic)
+    told: bool = False
+
+
+@dataclass(kw_only=True)
+class _Open:
+    """A request that waits for its answer."""
+
+    message: Message
+    task: pb.Task
+
+
+class GrpcGrid(Grid):
+    """The coordinator's side of all streams; safe to use from several threads.
+
+    Args:
+        contract: Sets waits, the minimum of holders and their weights.
+        schema: Name -> shape of an adapter's arrays; an answer of another schema is a refusal.
+        enrolled: Names and node ids of all holders that may come, as they are now.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        schema: Mapping[str, tuple[int, ...]],
+        enrolled: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._contract, self._schema, self._enrolled = contract, schema, enrolled
+        self._run = empty_run(RUN_ID)
+        self.context = empty_context(RUN_ID, SERVER_NODE)
+        self._changed = threading.Condition()
+        self._seats: dict[int, _Seat] = {}
+        self._open: dict[str, _Open] = {}
+        self._replies: dict[str, Message] = {}
+        self._end: pb.Task | None = None
+        self._prefix = uuid.uuid4().hex  # ids stay apart where ledgers outlive this process
+        self._count = itertools.count(1)
+        set_identity(RUN_ID, SERVER_NODE)
+
+    # -- the ServerApp's side ------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Not used: the grid makes its own run."""
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message from the coordinator."""
+        return Message(
+            content,
+            dst_node_id=dst_node_id,
+            message_type=message_type,
+            group_id=group_id,
+            ttl=ttl,
+        )
+
+    def wait_for_start(self, on_wait: Callable[[list[str], list[str]], None]) -> None:
+        """Wait for the enrolled holders: for the minimum as long as it takes, then a grace time.
+
+        Args:
+            on_wait: Called with the names that are there and those that are missing, at first and
+                when they change.
+        """
+        federation = self._contract.federation
+        shown: tuple[list[str], list[str]] | None = None
+        enough: float | None = None
+        while True:
+            with self._changed:
+                here = sorted(seat.name for seat in self._seats.values() if seat.deliver)
+                missing = sorted(set(self._enrolled()) - set(here))
+                if shown != (here, missing):
+                    shown = (here, missing)
+                    on_wait(here, missing)
+                now = time.monotonic()
+                if len(here) < federation.min_holders:
+                    enough = None
+                    left = 1.0
+                else:
+                    enough = now if enough is None else enough
+                    left = enough + federation.grace_seconds - now
+                    if not missing or left <= 0:
+                        return
+                self._changed.wait(min(left, 1.0))  # an enrolment on the way changes who is missing
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Node ids of the holders that are connected, in order.
+
+        Raises:
+            LinkError: If fewer than the contract's minimum are there within the grace time.
+        """
+        federation = self._contract.federation
+        with self._changed:
+            enough = self._changed.wait_for(
+                lambda: len(self._here()) >= federation.min_holders, federation.grace_seconds
+            )
+            if not enough:
+                gone = sorted(seat.name for seat in self._seats.values() if not seat.deliver)
+                raise LinkError(
+                    f"{len(self._here())} holders are connected, the contract needs "
+                    f"{federation.min_holders}; gone for {federation.grace_seconds:g} s: "
+                    f"{', '.join(gone) or 'none'}"
+                )
+            return self._here()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Hand requests to their holders' streams; returns the requests' ids."""
+        ids = []
+        for message in messages:
+            message_id = f"{self._prefix}-{next(self._count)}"
+            set_message_id(message, message_id)
+            task = pb.Task(request=to_request(message))
+            with self._changed:
+                self._open[message_id] = _Open(message=message, task=task)
+                seat = self._seats.get(message.metadata.dst_node_id)
+                if seat and seat.deliver:
+                    seat.deliver(task)
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that are there to the messages with these ids; each is pulled once."""
+        with self._changed:
+            return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, wait for the answers, pull those that came; later ones no longer count.
+
+        `timeout` can only shorten the contract's `answer_seconds`: Flower's strategies give one
+        of their own.
+        """
+        ids = list(self.push_messages(messages))
+        longest = self._contract.federation.answer_seconds
+        deadline = time.monotonic() + (longest if timeout is None else min(timeout, longest))
+        with self._changed:
+            while left := self._patience([i for i in ids if i in self._open], deadline):
+                self._changed.wait(left)
+            for late in [i for i in ids if i in self._open]:
+                seat = self._seats.get(self._open.pop(late).message.metadata.dst_node_id)
+                log.warning("no answer of %s in time", seat.name if seat else "a holder")
+        return self.pull_messages(ids)
+
+    def finish(self, finished: pb.Finished) -> None:
+        """Hand the end of the run to all holders, and wait for those who are there to take it."""
+        with self._changed:
+            self._end = pb.Task(finished=finished)
+            for seat in self._seats.values():
+                if seat.deliver:
+                    seat.deliver(self._end)
+            grace = self._contract.federation.grace_seconds
+            until = time.monotonic() + grace
+
+            def settled() -> bool:
+                long_gone = time.monotonic() - grace
+                return all(
+                    seat.told or (seat.deliver is None and seat.since <= long_gone)
+                    for seat in self._seats.values()
+                )
+
+            while not settled() and (left := until - time.monotonic()) > 0:
+                self._changed.wait(min(left, 1.0))
+
+    # -- the streams' side ---------------------------------------------------------------------
+
+    def attach(self, name: str, node_id: int, size_class: str, deliver: Deliver) -> None:
+        """A holder's stream is open: it gets all that is unanswered. An older stream is let go."""
+        with self._changed:
+            seat = self._seats.setdefault(node_id, _Seat(name=name, size_class=size_class))
+            if seat.deliver:
+                seat.deliver(None)
+            seat.deliver, seat.since = deliver, time.monotonic()
+            for waiting in self._open.values():
+                if waiting.message.metadata.dst_node_id == node_id:
+                    deliver(waiting.task)
+            if self._end:
+                deliver(self._end)
+            self._changed.notify_all()
+
+    def detach(self, node_id: int, deliver: Deliver) -> None:
+        """A holder's stream is closed, unless a newer one has taken over."""
+        with self._changed:
+            seat = self._seats[node_id]
+            if seat.deliver is deliver:
+                seat.deliver, seat.since = None, time.monotonic()
+                self._changed.notify_all()
+
+    def told(self, node_id: int) -> None:
+        """A holder was handed the end of the run."""
+        with self._changed:
+            self._seats[node_id].told = True
+            self._changed.notify_all()
+
+    def answer(self, node_id: int, reply: pb.Reply) -> bool:
+        """Take a holder's answer.
+
+        Returns:
+            Whether it counts: it is the first to a request that waits for this very holder. An
+            answer that does not follow the schema counts as a refusal, so that the round goes on.
+        """
+        with self._changed:
+            waiting = self._open.get(reply.message_id)
+            if waiting is None or waiting.message.metadata.dst_node_id != node_id:
+                return False
+            seat = self._seats.get(node_id)
+            if seat is None:
+                return False
+            self._replies[reply.message_id] = self._checked(waiting.message, reply, seat)
+            del self._open[reply.message_id]
+            self._changed.notify_all()
+            return True
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _here(self) -> list[int]:
+        return sorted(node for node, seat in self._seats.items() if seat.deliver)
+
+    def _patience(self, waiting: list[str], deadline: float) -> float:
+        """Seconds that the open requests with these ids are still worth waiting for."""
+        now = time.monotonic()
+        longest = 0.0
+        for message_id in waiting:
+            seat = self._seats.get(self._open[message_id].message.metadata.dst_node_id)
+            if seat is None:
+                continue  # nobody of this id was ever here
+            grace = seat.since + self._contract.federation.grace_seconds - now
+            longest = max(longest, threading.TIMEOUT_MAX if seat.deliver else grace)
+        return min(longest, max(deadline - now, 0.0))
+
+    def _checked(self, request: Message, reply: pb.Reply, seat: _Seat) -> Message:
+        shape = (2, self._contract.evaluation.bins)
+        try:
+            plan = mechanism_plan(self._contract, seat.size_class)
+            if reply.WhichOneof("outcome") == "adapter":
+                check_adapter(self._schema, unpack_adapter(reply.adapter))
+            return from_reply(request, reply, plan.expected_batch_size, shape)
+        except CreditError as error:  # may quote names that the holder chose
+            said = "".join(c for c in str(error)[:SHOWN] if c.isprintable())
+            log.warning("the answer of %s is not used: %s", seat.name, said)
+            return refusal(request)

@@ -1,0 +1,446 @@
+import io
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from google.protobuf import descriptor_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import credit_common
+from credit_client.gate import Gate
+from credit_client.ledger import Ledger
+from credit_common import federation_pb2 as pb
+from credit_common import protocol, wire
+from credit_common.errors import LinkError, WireError
+from credit_common.privacy import mechanism_plan
+
+SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
+ADAPTER = {
+    "head.bias": np.array([0.25], np.float32),
+    "wide.weight": np.array([[1.0, -0.0, 1e-40, 3e38]], np.float32),
+}
+COUNTS = np.array([[1.5, -2.25, 1e-300], [0.1, 7.0, 1e15]])
+SHAPE = (2, 3)
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+shapes = st.lists(st.integers(0, 3), min_size=1, max_size=3)
+words = st.integers(0, 2**32 - 1)  # of any bits: nan with a payload, -0, infinity, subnormal
+
+
+@st.composite
+def adapters(draw):
+    made = {}
+    for name in draw(st.sets(names.filter(lambda n: n != "__metadata__"), max_size=4)):
+        shape = draw(shapes)
+        size = int(np.prod(shape))
+        bits = draw(st.lists(words, min_size=size, max_size=size))
+        made[name] = np.array(bits, np.uint32).view(np.float32).reshape(shape)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def coordinator():
+    wire.set_identity(7, wire.SERVER_NODE)
+
+
+def message(arrays=None, kind="train", round_=1, message_id="m1"):
+    records = {
+        wire.ARRAYS: wire.array_record(ADAPTER if arrays is None else arrays),
+        wire.CONFIG: ConfigRecord({wire.ROUND: round_}),
+    }
+    made = Message(RecordDict(records), dst_node_id=5, message_type=kind)
+    wire.set_message_id(made, message_id)
+    return made
+
+
+def sent(what):
+    """A protobuf message after the way over the wire."""
+    return type(what).FromString(what.SerializeToString())
+
+
+def same_bits(one, other):
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype
+        and one[name].shape == other[name].shape
+        and one[name].tobytes() == other[name].tobytes()
+        for name in one
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays=adapters(),
+    kind=st.sampled_from(["train", "evaluate"]),
+    round_=st.integers(1, 2**32 - 1),
+    message_id=st.text(st.characters(codec="utf-8"), min_size=1, max_size=200),
+    node_id=st.integers(2, 2**63 - 1),
+)
+def test_a_request_comes_back_as_it_was(arrays, kind, round_, message_id, node_id):
+    wire.set_identity(7, wire.SERVER_NODE)
+    made = message(arrays, kind, round_, message_id)
+    back = protocol.from_request(sent(protocol.to_request(made)), node_id)
+    assert back.metadata.message_id == message_id
+    assert back.metadata.message_type == kind
+    assert back.metadata.dst_node_id == node_id
+    assert back.metadata.src_node_id == wire.SERVER_NODE
+    assert wire.request_round(back) == round_
+    assert same_bits(wire.request_arrays(back), arrays)
+    # What a holder's ledger knows a request by is the same at both ends.
+    assert wire.request_digest(back, "contract") == wire.request_digest(made, "contract")
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays=adapters())
+def test_an_adapters_payload_is_on_the_wire_byte_for_byte(arrays):
+    wire.set_identity(7, wire.SERVER_NODE)
+    asked = message()
+    payload = wire.pack(arrays)
+    reply = sent(protocol.to_reply(wire.adapter_reply(asked, payload, 30.0)))
+    assert reply.adapter == payload
+    back = protocol.from_reply(asked, reply, 30.0, SHAPE)
+    got = {name: array.numpy() for name, array in back.content[wire.ARRAYS].items()}
+    assert same_bits(got, arrays)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 30).flatmap(
+        lambda bins: st.lists(
+            st.floats(allow_nan=False, allow_infinity=False), min_size=2 * bins, max_size=2 * bins
+        )
+    )
+)
+def test_a_histograms_payload_is_on_the_wire_byte_for_byte(counts):
+    wire.set_identity(7, wire.SERVER_NODE)
+    asked = message(kind="evaluate")
+    table = np.array(counts).reshape(2, -1)
+    payload = wire.pack({wire.HISTOGRAM: table})
+    reply = sent(protocol.to_reply(wire.histogram_reply(asked, payload, 30.0)))
+    assert reply.histogram == payload
+    back = protocol.from_reply(asked, reply, 30.0, table.shape)
+    assert np.array(back.content[wire.METRICS][wire.HISTOGRAM]).tobytes() == table.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_what_leaves_is_what_the_ledger_keeps_and_the_same_at_every_repetition(contract, kind):
+    plan = mechanism_plan(contract, "small")
+    draws = iter(range(1, 9))
+    with Ledger.in_memory() as ledger:
+        gate = Gate(contract, plan, ledger, SCHEMA)
+
+        def answer(asked):
+            if kind == "train":
+                return gate.send_adapter(
+                    asked, lambda: {n: a / next(draws) for n, a in ADAPTER.items()}
+                )
+            return gate.send_histogram(
+                asked, lambda: np.full((2, contract.evaluation.bins), next(draws) / 3)
+            )
+
+        asked = message(kind=kind)
+        first = sent(protocol.to_reply(answer(asked)))
+        again = sent(protocol.to_reply(answer(asked)))
+        kept = ledger.lookup("m1", wire.request_digest(asked, contract.digest))
+    assert first == again
+    assert kept
+    assert (first.adapter if kind == "train" else first.histogram) == kept
+    assert {field.name for field, _ in first.ListFields()} == {
+        "message_id",
+        "adapter" if kind == "train" else "histogram",
+    }
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_refusal_is_its_id_and_nothing_else(kind):
+    asked = message(kind=kind)
+    reply = protocol.to_reply(wire.refusal(asked))
+    bare = pb.Reply(message_id="m1", refused=pb.Refused())
+    assert reply.SerializeToString() == bare.SerializeToString()
+    back = protocol.from_reply(asked, sent(reply), 30.0, SHAPE)
+    assert (back.error.code, back.error.reason) == (wire.REFUSED, "refused")
+    assert back.metadata.reply_to_message_id == "m1"
+
+
+def test_the_weight_is_the_coordinators_own_whatever_the_holder_made_it():
+    asked = message()
+    theirs = wire.adapter_reply(asked, wire.pack(ADAPTER), 1e9)
+    back = protocol.from_reply(asked, sent(protocol.to_reply(theirs)), 30.0, SHAPE)
+    assert dict(back.content[wire.METRICS]) == {wire.WEIGHT: 30.0}
+    asked = message(kind="evaluate")
+    theirs = wire.histogram_reply(asked, wire.pack({wire.HISTOGRAM: COUNTS}), 1e9)
+    back = protocol.from_reply(asked, sent(protocol.to_reply(theirs)), 30.0, SHAPE)
+    assert back.content[wire.METRICS][wire.WEIGHT] == 30.0
+
+
+OUTCOMES = {
+    "adapter": {"adapter": wire.pack(ADAPTER)},
+    "histogram": {"histogram": wire.pack({wire.HISTOGRAM: COUNTS})},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        ("train", "histogram"),
+        ("train", "nothing"),
+        ("evaluate", "adapter"),
+        ("evaluate", "nothing"),
+    ],
+)
+def test_a_reply_is_what_the_request_asked_for(kind, outcome):
+    asked = {"train": "adapter", "evaluate": "histogram"}[kind]
+    with pytest.raises(WireError, match=f"reply has {outcome}, the request asked for {asked}"):
+        protocol.from_reply(
+            message(kind=kind), pb.Reply(message_id="m1", **OUTCOMES[outcome]), 1.0, SHAPE
+        )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({wire.HISTOGRAM: COUNTS[:, :2]}, r"shape \(2, 2\), must have \(2, 3\)"),
+        ({wire.HISTOGRAM: COUNTS.T}, "must be"),
+        ({wire.HISTOGRAM: COUNTS.ravel()}, "must be"),
+        ({wire.HISTOGRAM: COUNTS[None]}, "must be"),
+        ({wire.HISTOGRAM: COUNTS.astype(np.float32)}, "float64"),
+        ({wire.HISTOGRAM: COUNTS.astype(np.int64)}, "float64"),
+        ({wire.HISTOGRAM: np.where(COUNTS > 7, np.nan, COUNTS)}, "finite"),
+        ({wire.HISTOGRAM: np.where(COUNTS > 7, -np.inf, COUNTS)}, "finite"),
+        ({"counts": COUNTS}, "named"),
+        ({wire.HISTOGRAM: COUNTS, "more": COUNTS}, "named"),
+        ({}, "named"),
+    ],
+)
+def test_a_histogram_has_one_name_type_and_shape(arrays, says):
+    reply = pb.Reply(message_id="m1", histogram=wire.pack(arrays))
+    with pytest.raises(WireError, match=says):
+        protocol.from_reply(message(kind="evaluate"), reply, 1.0, SHAPE)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "bool"])
+def test_an_adapter_is_float32_both_ways(dtype):
+    payload = wire.pack({"a": np.ones(3, dtype)})
+    with pytest.raises(WireError, match="array a: must be float32"):
+        protocol.from_reply(message(), pb.Reply(message_id="m1", adapter=payload), 1.0, SHAPE)
+    request = pb.Request(message_id="m1", kind=pb.TRAIN, round=1, arrays=payload)
+    with pytest.raises(WireError, match="array a: must be float32"):
+        protocol.from_request(request, 5)
+
+
+@pytest.mark.parametrize("kind", [0, 3, -1, 2**31 - 1])
+def test_a_request_of_another_kind_is_refused_by_number(kind):
+    request = pb.Request(message_id="m1", round=1, arrays=wire.pack(ADAPTER))
+    request.kind = kind
+    with pytest.raises(WireError, match=f"kind {kind}: must be 1 .train. or 2 .evaluate."):
+        protocol.from_request(sent(request), 5)
+
+
+@pytest.mark.parametrize("kind", ["query", "train.default", "evaluate.extra", "system"])
+def test_a_message_of_another_kind_does_not_go_out(kind):
+    with pytest.raises(WireError, match="must be one of train, evaluate"):
+        protocol.to_request(message(kind=kind))
+
+
+@pytest.mark.parametrize("message_id", ["", "x" * 201])
+def test_a_message_id_has_1_to_200_characters(message_id):
+    request = protocol.to_request(message())
+    request.message_id = message_id
+    with pytest.raises(WireError, match="1 to 200 characters"):
+        protocol.from_request(request, 5)
+    request.message_id = "x" * 200
+    assert protocol.from_request(request, 5).metadata.message_id == "x" * 200
+
+
+class Opened:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+def test_pickles_are_refused_unopened(tmp_path):
+    trace = tmp_path / "trace"
+    file = io.BytesIO()
+    np.save(file, np.array([Opened(trace)], object), allow_pickle=True)
+    for payload in (pickle.dumps(Opened(trace)), file.getvalue()):
+        replies = (
+            ("train", pb.Reply(message_id="m1", adapter=payload)),
+            ("evaluate", pb.Reply(message_id="m1", histogram=payload)),
+        )
+        for kind, reply in replies:
+            with pytest.raises(WireError, match="not in safetensors format"):
+                protocol.from_reply(message(kind=kind), reply, 1.0, SHAPE)
+        request = pb.Request(message_id="m1", kind=pb.TRAIN, round=1, arrays=payload)
+        with pytest.raises(WireError, match="not in safetensors format"):
+            protocol.from_request(request, 5)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Opened(trace)))
+    assert trace.exists()  # opened, it would have left its trace
+
+
+def with_header(header, body):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+TYPES = "BOOL F4 F6_E2M3 F8_E5M2 F8_E4M3 F8_E8M0 U8 I8 I16 U16 F16 BF16 I32 U32 F32 C64 F64 I64 U64"
+entries = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from([*TYPES.split(), "object", "O", "f4", ""]),
+        "shape": st.lists(st.sampled_from([0, 1, 2, 3, 4, 2**31, 2**63]), max_size=3),
+        "data_offsets": st.lists(
+            st.sampled_from([0, 1, 2, 4, 8, 16, 24, 48, 2**40]), min_size=2, max_size=2
+        ),
+    }
+)
+headers = st.dictionaries(
+    st.sampled_from(["a", "b", wire.HISTOGRAM, "__metadata__", ""]), entries, max_size=2
+)
+whole = wire.pack(ADAPTER), wire.pack({wire.HISTOGRAM: COUNTS})
+payloads = st.one_of(
+    st.binary(max_size=200),
+    st.builds(with_header, headers, st.sampled_from([0, 1, 4, 16, 48]).map(bytes)),
+    st.builds(with_header, st.binary(max_size=60), st.binary(max_size=20)),
+    st.builds(
+        lambda good, where, what: (
+            good[: where % len(good)] + bytes([what]) + good[where % len(good) + 1 :]
+        ),
+        st.sampled_from(whole),
+        st.integers(0, 2**16),
+        st.integers(0, 255),
+    ),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(payload=payloads)
+def test_no_payload_raises_anything_but_a_wire_error(payload):
+    wire.set_identity(7, wire.SERVER_NODE)
+
+    def tried(call, *arguments):
+        try:
+            return call(*arguments)
+        except WireError as error:
+            return error
+
+    request = pb.Request(message_id="m1", kind=pb.TRAIN, round=1, arrays=payload)
+    tried(protocol.from_request, request, 5)
+    adapter = pb.Reply(message_id="m1", adapter=payload)
+    tried(protocol.from_reply, message(), adapter, 1.0, SHAPE)
+    histogram = pb.Reply(message_id="m1", histogram=payload)
+    found = tried(protocol.from_reply, message(kind="evaluate"), histogram, 1.0, SHAPE)
+    if isinstance(found, Message):
+        assert np.isfinite(found.content[wire.METRICS][wire.HISTOGRAM]).all()
+
+
+def test_both_sides_agree_on_the_highest_common_version(monkeypatch):
+    assert protocol.common_version(protocol.hello("d").wire_versions) in protocol.WIRE_VERSIONS
+    monkeypatch.setattr(protocol, "WIRE_VERSIONS", (2, 3, 4))
+    assert protocol.common_version([1, 2, 3]) == 3
+    assert protocol.common_version([9, 4, 2]) == 4
+    assert protocol.common_version([2]) == 2
+    assert list(protocol.hello("d").wire_versions) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(("offered", "said"), [([8, 7], "7, 8"), ([], "none"), ([2**32 - 1], "42")])
+def test_no_common_version_is_refused_by_both_sides_versions(offered, said):
+    with pytest.raises(LinkError, match=f"the coordinator speaks 1, the holder {said}") as found:
+        protocol.common_version(offered)
+    assert found.value.final
+
+
+def test_an_endless_list_of_versions_makes_no_endless_line():
+    with pytest.raises(LinkError) as found:
+        protocol.common_version(range(10**9, 10**9 + 50_000))
+    assert len(str(found.value)) < 400
+
+
+def test_hello_and_welcome_say_what_they_must():
+    opened = sent(protocol.hello("ab12"))
+    assert (list(opened.wire_versions), opened.contract_digest) == ([1], "ab12")
+    answered = sent(protocol.welcome("shop-credit", 1))
+    assert (answered.wire_version, answered.federation) == (1, "shop-credit")
+    assert answered.server_time > 1.7e9
+
+
+def test_the_generated_module_is_the_schemas(tmp_path):
+    folder = Path(credit_common.__file__).parent
+    out = tmp_path / "schema"
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}"]
+    command += [f"--descriptor_set_out={out}", "federation.proto"]
+    subprocess.run(command, check=True, capture_output=True)
+    (fresh,) = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    for described in fresh.message_type:
+        for part in (described, *described.nested_type):
+            for field in part.field:
+                field.ClearField("json_name")  # set in a descriptor set alone
+    assert fresh == descriptor_pb2.FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
+
+
+def test_a_holder_can_send_these_fields_and_no_others():
+    # Above all none that says who sends: that is in the certificate.
+    fields = {
+        name: [field.name for field in described.fields]
+        for name, described in pb.DESCRIPTOR.message_types_by_name.items()
+    }
+    service = pb.DESCRIPTOR.services_by_name["Federation"]
+    assert {method.input_type.name for method in service.methods} == {"Hello", "Reply"}
+    assert fields["Hello"] == ["wire_versions", "contract_digest"]
+    assert fields["Reply"] == ["message_id", "adapter", "histogram", "refused"]
+    assert fields["Refused"] == []
+
+
+def test_a_coordinator_can_ask_with_these_fields_and_no_others():
+    request = pb.DESCRIPTOR.message_types_by_name["Request"]
+    assert [field.name for field in request.fields] == ["message_id", "kind", "round", "arrays"]
+    kinds = pb.DESCRIPTOR.enum_types_by_name["Kind"]
+    assert [value.name for value in kinds.values] == ["UNSPECIFIED", "TRAIN", "EVALUATE"]
+    said = {
+        word
+        for described in pb.DESCRIPTOR.message_types_by_name.values()
+        for field in described.fields
+        for word in field.name.split("_")
+    }
+    assert not said & {"node", "name", "sender", "holder", "from", "weight", "count", "loss"}
+
+
+def test_the_service_is_the_one_that_both_sides_name():
+    service = pb.DESCRIPTOR.services_by_name["Federation"]
+    assert service.full_name == protocol.SERVICE
+    streams = {m.name: (m.client_streaming, m.server_streaming) for m in service.methods}
+    assert streams == {"Join": (False, False), "Work": (False, True), "Answer": (False, False)}
+
+
+def test_the_largest_message_of_a_schema_fits_the_channel(contract):
+    adapter = wire.pack({"w": np.zeros((300, 1000), np.float32)})
+    limits = dict(protocol.channel_options(len(adapter)))
+    finished = pb.Finished(
+        rounds=10_000,
+        holders=10_000,
+        adapter=adapter,
+        figures={f"a figure of some length {i}": 0.5 for i in range(100)},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    largest = max(
+        what.ByteSize()
+        for what in (
+            pb.Task(
+                request=pb.Request(
+                    message_id="x" * 200, kind=pb.EVALUATE, round=2**32 - 1, arrays=adapter
+                )
+            ),
+            pb.Reply(message_id="x" * 200, adapter=adapter),
+            pb.Task(finished=finished),
+        )
+    )
+    for side in ("receive", "send"):
+        limit = limits[f"grpc.max_{side}_message_length"]
+        assert largest <= limit < len(adapter) + 2**20

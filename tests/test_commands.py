@@ -1,0 +1,328 @@
+"""The commands as a newcomer types them: processes of their own, real data, real BERT weights."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from credit_common.backbone import resolve_backbone
+from credit_common.contract import load_contract, parse_contract
+from credit_common.model import CreditModel
+from credit_common.release import open_release
+from credit_simulations.data import contract_path
+from credit_simulations.federation import make_parties, read_shards, simulate
+from credit_simulations.packaged import packaged_shards
+
+ENOUGH = 120.0
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GRPC_VERBOSITY": "NONE"}
+FINGERPRINT = re.compile(r"fingerprint of .*: ([0-9a-f ]+)$", re.MULTILINE)
+
+
+def command(module: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", f"{module}.cli", *map(str, arguments)]
+
+
+def run(module: str, *arguments: object, code: int = 0, stdin: str = "") -> str:
+    done = subprocess.run(
+        command(module, *arguments),
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        input=stdin,
+        timeout=ENOUGH,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def server(*arguments: object, **options) -> str:
+    return run("credit_server", *arguments, **options)
+
+
+def client(*arguments: object, **options) -> str:
+    return run("credit_client", *arguments, **options)
+
+
+class Process:
+    """A command that tells its events as JSON lines."""
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        self._process = subprocess.Popen(
+            command(module, *arguments, "--format", "json", "--threads", "1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        self.events: list[dict] = []
+
+    def until(self, event: str, **facts: object) -> dict:
+        """The next event of a kind; the ones before it are kept too."""
+        for line in self._process.stdout:
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == event and facts.items() <= self.events[-1].items():
+                return self.events[-1]
+        raise AssertionError(f"ended before {event}: {self._process.stderr.read()}")
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code, and what stood on stderr."""
+        rest, said = self._process.communicate(timeout=ENOUGH)
+        self.events += [json.loads(line) for line in rest.splitlines()]
+        return self._process.returncode, said
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def shards() -> dict[str, Path]:
+    return dict(packaged_shards("german", 3))
+
+
+def make_federation(folder: Path, names: list[str], text: str) -> Path:
+    """What the README has two people type, up to the first run; returns the coordinator's home."""
+    home = folder / "coordinator"
+    home.mkdir()
+    (home / "federation.toml").write_text(text, "utf-8")
+    said = server("init", "--home", home, "--address", "localhost:9440")
+    bundle = next(home.glob("*.bundle"))
+    read_out = FINGERPRINT.search(said)[1]
+    for name in names:
+        own = folder / name
+        asked = client(
+            *("request", bundle, "--home", own, "--name", name),
+            *("--size-class", "small", "--fingerprint", read_out),
+        )
+        request = own / f"{name}.csr"
+        server("enrol", request, "--home", home, "--fingerprint", FINGERPRINT.search(asked)[1])
+    return home
+
+
+@pytest.fixture(scope="module")
+def quick_contract() -> str:
+    """Three rounds of the German credit contract."""
+    return contract_path("german").read_text("utf-8")
+
+
+def without_privacy(text: str) -> str:
+    text = re.sub(r"(?m)^epsilon = .*\n", "", text)
+    text = re.sub(r"(?m)^noise_multiplier = .*$", "noise_multiplier = 0.0", text)
+    assert not parse_contract(text).privacy.private
+    return text
+
+
+@contextlib.contextmanager
+def running(
+    home: Path, folder: Path, shards: dict[str, Path], *more: object, seeded: bool = False
+) -> Iterator[tuple[Process, dict[str, Process], str]]:
+    """A coordinator, and holders on it."""
+    with contextlib.ExitStack() as stack:
+        coordinator = stack.enter_context(
+            Process("credit_server", "--home", home, "--listen", "127.0.0.1:0", *more)
+        )
+        address = coordinator.until("listening")["address"]
+        holders = {}
+        for index, (name, shard) in enumerate(sorted(shards.items())):
+            seed = ("--seed", 1000 + index) if seeded else ()
+            options = ("--home", folder / name, "--shard", shard, "--server", address, *more, *seed)
+            holders[name] = stack.enter_context(Process("credit_client", *options))
+        yield coordinator, holders, address
+
+
+def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, quick_contract):
+    text = without_privacy(quick_contract)
+    home = make_federation(tmp_path, sorted(shards), text)
+    with running(home, tmp_path, shards, "--allow-no-privacy", seeded=True) as parts:
+        coordinator, holders, _ = parts
+        done = coordinator.until("done")
+        assert coordinator.end()[0] == 0
+        assert all(holder.end()[0] == 0 for holder in holders.values())
+    contract = load_contract(home / "federation.toml")
+    torch.set_num_threads(1)
+    model = CreditModel(contract, resolve_backbone(contract.model))
+    parties = [
+        dataclasses.replace(party, size_class="small")
+        for party in make_parties(contract, read_shards(contract, shards), model)
+    ]
+    looped = simulate(contract, parties, model, ledgers=tmp_path, allow_no_privacy=True, seed=1)
+    networked = open_release(Path(done["release"])).adapter
+    assert set(networked) == set(looped.adapter)
+    for name, values in looped.adapter.items():
+        assert np.array_equal(networked[name], values), name
+    assert any(np.abs(values).max() > 0 for name, values in networked.items() if "wide" in name)
+    for name, holder in holders.items():
+        own = open_release(Path(holder.events[-1]["release"]))
+        assert own.digest == open_release(Path(done["release"])).digest, name
+        assert holder.events[-1]["epsilon"] is None
+
+
+def test_a_holder_killed_in_a_round_and_started_again_answers_it_once(
+    tmp_path, shards, quick_contract
+):
+    home = make_federation(tmp_path, sorted(shards), quick_contract)
+    with running(home, tmp_path, shards) as (coordinator, holders, address):
+        name = sorted(shards)[0]
+        victim = holders[name]
+        victim.until("answered", round=1)
+        coordinator.until("round", round=1)
+        victim.send(signal.SIGKILL)
+        assert victim.end()[0] == -signal.SIGKILL
+        options = ("--home", tmp_path / name, "--shard", shards[name], "--server", address)
+        with Process("credit_client", *options) as back:
+            done = coordinator.until("done")
+            assert back.end()[0] == 0
+        coordinator.end()
+        rounds = [e for e in coordinator.events if e["event"] == "round"]
+        assert [r["holders"] for r in rounds] == [3] * len(rounds)
+        assert done["holders"] == 3
+        others = [holder for other, holder in holders.items() if other != name]
+        assert all(holder.end()[0] == 0 for holder in others)
+    with contextlib.closing(sqlite3.connect(tmp_path / name / f"{name}.ledger")) as ledger:
+        charged = [row[0] for row in ledger.execute("SELECT message_id FROM entries") if row[0]]
+    assert len(charged) == len(set(charged))
+    spent = {holder.events[-1]["epsilon"] for holder in (back, *others)}
+    assert len(spent) == 1  # the killed holder was charged for each round once, like the others
+
+
+def test_what_can_be_wrong_at_a_holder_is_one_line(tmp_path, shards, quick_contract):
+    (name, shard), *_ = sorted(shards.items())
+    home = make_federation(tmp_path, [name], quick_contract)
+    own = tmp_path / name
+    port = free_port()
+    usual = ("--home", own, "--server", f"127.0.0.1:{port}")
+    wrongs = {
+        "no-such-file.csv": ("--shard", "no-such-file.csv", *usual),
+        "HOST:PORT": ("--shard", shard, "--home", own, "--server", "nowhere"),
+        "--max-epsilon is 1": ("--shard", shard, *usual, "--max-epsilon", 1),
+        "--max-delta is 1e-09": ("--shard", shard, *usual, "--max-delta", 1e-9),
+        "--seed is for a contract without privacy alone": ("--shard", shard, *usual, "--seed", 1),
+        "holds no identity": ("--shard", shard, "--home", tmp_path),
+    }
+    for words, options in wrongs.items():
+        said = client(*options, code=1)
+        assert words in said
+        assert said.count("\n") == 1, said
+    bundle = next(home.glob("*.bundle"))
+    again = ("request", bundle, "--home", tmp_path / "x", "--name", "x", "--size-class", "small")
+    assert "--fingerprint is not that of the bundle" in client(
+        *again, "--fingerprint", "0000 1111", code=1
+    )
+    assert "give --fingerprint: that of the bundle, as the coordinator" in client(*again, code=1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_can_be_wrong_at_the_coordinator_is_one_line(tmp_path, quick_contract):
+    home = make_federation(tmp_path, ["one"], quick_contract)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "cannot read the contract" in server("init", "--home", empty, "--address", "h:1", code=1)
+    assert "flower-server init makes a federation's folder" in server("--home", empty, code=1)
+    assert "address" in server("init", "--home", home, "--address", "no-port", code=1)
+    assert "never replaced" in server("init", "--home", home, "--address", "h:1", code=1)
+    assert "no-such.csr" in server("enrol", "no-such.csr", "--home", home, code=1)
+    request = tmp_path / "one" / "one.csr"
+    assert "--days 0: must be between 1 and 3652" in server(
+        "enrol", request, "--home", home, "--days", 0, code=1
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = server("--home", home, "--listen", f"127.0.0.1:{port}", code=1)
+        assert f"cannot listen on 127.0.0.1:{port}: the port is taken" in said
+    edited = quick_contract.replace("rounds = 3", "rounds = 4")
+    assert edited != quick_contract
+    (home / "federation.toml").write_text(edited, "utf-8")
+    assert "has changed since german.bundle was written" in server("--home", home, code=1)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def test_an_amended_contract_is_refused_until_the_holder_accepts_it(
+    tmp_path, shards, quick_contract
+):
+    (name, shard), *_ = sorted(shards.items())
+    home = make_federation(tmp_path, [name], quick_contract)
+    (home / "federation.toml").write_text(quick_contract.replace("rounds = 3", "rounds = 2"))
+    said = server("bundle", "--home", home)
+    bundle = next(home.glob("*.bundle"))
+    with Process("credit_server", "--home", home, "--listen", "127.0.0.1:0") as coordinator:
+        address = coordinator.until("listening")["address"]
+        usual = ("--home", tmp_path / name, "--shard", shard, "--server", address)
+        refused = client(*usual, code=1)
+        assert "contract digest: the coordinator runs" in refused.splitlines()[-1]
+        checked = client(*usual, "--check", "--format", "json", code=1)
+        assert checked == ""
+        client(
+            *("accept", bundle, "--home", tmp_path / name),
+            *("--fingerprint", FINGERPRINT.search(said)[1]),
+        )
+        checked = json.loads(client(*usual, "--check", "--format", "json"))
+        assert checked["network"]["refused"] is None
+        assert coordinator.events[0]["enrolled"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_both_sides_with_one_line(tmp_path, shards, quick_contract, number):
+    (name, shard), *_ = sorted(shards.items())
+    home = make_federation(tmp_path, [name], quick_contract)
+    with running(home, tmp_path, {name: shard}) as (coordinator, holders, _):
+        coordinator.until("waiting", connected=1)
+        for process, prog in ((holders[name], "credit-client"), (coordinator, "flower-server")):
+            start = time.monotonic()
+            process.send(number)
+            code, said = process.end()
+            assert code == 130
+            assert said.splitlines()[-1] == f"{prog}: interrupted"
+            assert "Traceback" not in said
+            assert time.monotonic() - start < 10
+
+
+def test_status_says_who_is_enrolled_and_what_the_run_does(tmp_path, quick_contract):
+    home = make_federation(tmp_path, ["one", "two"], quick_contract)
+    status = json.loads(server("status", "--home", home, "--format", "json"))
+    assert sorted(status["holders"]) == ["one", "two"]
+    assert status["run"] is None
+    with Process("credit_server", "--home", home, "--listen", "127.0.0.1:0") as coordinator:
+        waiting = coordinator.until("waiting")
+        assert waiting["missing"] == ["one", "two"]
+        run_ = json.loads(server("status", "--home", home, "--format", "json"))["run"]
+        assert run_["state"] == "waiting"
+        assert run_["alive"]
+    assert not json.loads(server("status", "--home", home, "--format", "json"))["run"]["alive"]
+    server("revoke", "one", "--home", home)
+    assert "one: node 2, small, revoked" in server("status", "--home", home)
+
+
+@pytest.mark.parametrize("module", ["credit_server", "credit_client"])
+def test_help_starts_fast_and_needs_no_torch(module):
+    code = f"import sys, {module}.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules, 'flwr' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
+    assert done.stdout.splitlines()[-1] == "False False"

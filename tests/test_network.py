@@ -1,0 +1,623 @@
+"""Holders and coordinator over real mutual TLS on loopback, with trivial apps."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import grpc
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from credit_client import identity as own
+from credit_client import link as link_module
+from credit_client.identity import Identity
+from credit_client.link import Link
+from credit_common import federation_pb2 as pb
+from credit_common.bundle import Bundle
+from credit_common.certificates import Subject, load_request
+from credit_common.contract import parse_contract
+from credit_common.errors import CreditError, LinkError, TrustError
+from credit_common.protocol import SERVICE
+from credit_common.wire import adapter_reply, array_record, pack, request_arrays
+from credit_server.authority import create_authority, issue_holder
+from credit_server.enrol import Registry, enrol, revoke
+from credit_server.grid import GrpcGrid
+from credit_server.service import Service
+
+SCHEMA = {"w": (3,)}
+ENOUGH = 20.0  # seconds that nothing here takes unless it hangs
+
+
+class Net:
+    """A coordinator's folder, its holders, and services on it."""
+
+    def __init__(self, folder: Path, contract_text: str, names: tuple[str, ...] = ("a", "b", "c")):
+        self.folder, self.text = folder, contract_text
+        self.contract = parse_contract(contract_text)
+        self.home = folder / "coordinator"
+        self.home.mkdir(parents=True)
+        self.authority = create_authority(self.home, self.contract.federation.name)
+        self.registry = Registry(self.home)
+        self.bundle = self.bundle_of(contract_text)
+        self.holders = {name: self.enrol(name) for name in names}
+
+    def bundle_of(self, text: str, address: str = "localhost:9440") -> Bundle:
+        return Bundle(
+            federation=self.contract.federation.name,
+            address=address,
+            ca_pem=self.authority.ca_pem.decode(),
+            contract_text=text,
+        )
+
+    def enrol(self, name: str) -> Identity:
+        home = self.folder / name
+        csr = own.request(home, self.bundle, name, "small")
+        _, pem = enrol(self.home, self.authority, self.contract, csr.read_bytes(), where=name)
+        csr.with_suffix(".pem").write_bytes(pem)
+        return own.open_identity(home)
+
+    def grid(self) -> GrpcGrid:
+        return GrpcGrid(
+            self.contract,
+            SCHEMA,
+            lambda: {h.name: h.node_id for h in self.registry.holders().values() if not h.revoked},
+        )
+
+    @contextlib.contextmanager
+    def serve(self, grid: GrpcGrid, listen: str = "127.0.0.1:0") -> Iterator[str]:
+        with Service(
+            self.contract,
+            self.registry,
+            grid,
+            authority=self.authority,
+            server_name=self.bundle.server_name,
+            listen=listen,
+            array_bytes=1000,
+        ) as service:
+            yield f"127.0.0.1:{service.port}"
+
+
+class Holder:
+    """A holder in a thread of its own."""
+
+    def __init__(self, identity: Identity, address: str, app: ClientApp, **watchers: Callable):
+        self.finished: pb.Finished | None = None
+        self.error: BaseException | None = None
+        self._link = Link(identity, address, 1000)
+        self._thread = threading.Thread(target=self._run, args=(app, watchers), daemon=True)
+        self._thread.start()
+
+    def _run(self, app: ClientApp, watchers: dict[str, Callable]) -> None:
+        try:
+            with self._link as link:
+                self.finished = link.work(app, **watchers)
+        except BaseException as error:  # kept for the test to look at
+            self.error = error
+
+    def join(self) -> "Holder":
+        self._thread.join(ENOUGH)
+        assert not self._thread.is_alive(), "the holder hangs"
+        return self
+
+
+def adding(amount: float, seen: list[str] | None = None) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def _train(message, context):
+        if seen is not None:
+            seen.append(message.metadata.message_id)
+        return adapter_reply(
+            message, pack({"w": request_arrays(message)["w"] + np.float32(amount)}), 1.0
+        )
+
+    return app
+
+
+def requests(grid: GrpcGrid, round_: int = 1) -> list[Message]:
+    content = RecordDict(
+        {
+            "arrays": array_record({"w": np.zeros(3, np.float32)}),
+            "config": ConfigRecord({"server-round": round_}),
+        }
+    )
+    return [
+        Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()
+    ]
+
+
+def values(replies) -> list[float]:
+    return sorted(float(r.content["arrays"]["w"].numpy()[0]) for r in replies if not r.has_error())
+
+
+FINISHED = pb.Finished(rounds=1, holders=3, adapter=pack({"w": np.ones(3, np.float32)}))
+
+
+@pytest.fixture
+def net(tmp_path, contract_text):
+    text = contract_text.replace(
+        'name = "shop-credit"', 'name = "shop-credit"\nanswer_seconds = 20\ngrace_seconds = 3'
+    )
+    return Net(tmp_path, text)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(link_module, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(link_module, "LONGEST_WAIT_SECONDS", 0.4)
+
+
+def test_a_trivial_round_of_three_holders_takes_a_tenth_of_a_second_at_most(net):
+    grid = net.grid()
+    with net.serve(grid) as address:
+        holders = [
+            Holder(identity, address, adding(1.0 + i))
+            for i, identity in enumerate(net.holders.values())
+        ]
+        grid.wait_for_start(lambda here, missing: None)
+        seconds = []
+        for round_ in range(1, 31):
+            start = time.perf_counter()
+            replies = grid.send_and_receive(requests(grid, round_), timeout=ENOUGH)
+            seconds.append(time.perf_counter() - start)
+            assert values(replies) == [1.0, 2.0, 3.0]
+        grid.finish(FINISHED)
+        assert [holder.join().finished for holder in holders] == [FINISHED] * 3
+    assert median(seconds) <= 0.1
+
+
+def certificate(net: Net, identity: Identity, authority=None, days: int = 30, **subject) -> bytes:
+    """A certificate for a holder's key, signed without entering it anywhere."""
+    request = load_request(
+        (identity.home / f"{identity.subject.name}.csr").read_bytes(), "the request"
+    )
+    named = dataclasses.replace(identity.subject, **subject)
+    return issue_holder(authority or net.authority, request, named, days)
+
+
+def rewritten(identity: Identity, pem: bytes) -> Identity:
+    """The holder with another certificate, as if it had put it in its folder."""
+    (identity.home / f"{identity.subject.name}.pem").write_bytes(pem)
+    return dataclasses.replace(identity, certificate_pem=pem)
+
+
+def unenrolled(net):
+    identity = own.request(net.folder / "d", net.bundle, "d", "small")
+    subject = Subject(
+        federation=net.contract.federation.name, name="d", node_id=9, size_class="small"
+    )
+    pem = issue_holder(net.authority, load_request(identity.read_bytes(), "d"), subject, 30)
+    identity.with_suffix(".pem").write_bytes(pem)
+    return own.open_identity(net.folder / "d"), "holder 'd' is not enrolled"
+
+
+def replaced(net):
+    identity = net.holders["a"]
+    return rewritten(identity, certificate(net, identity)), "replaced by a newer one"
+
+
+def another_node(net):
+    identity = net.holders["a"]
+    pem = certificate(net, identity, node_id=net.holders["b"].subject.node_id)
+    return rewritten(identity, pem), "certificate of holder 'a' was replaced"
+
+
+def another_name(net):
+    identity = net.holders["a"]
+    return rewritten(identity, certificate(net, identity, name="b")), "holder 'b' was replaced"
+
+
+def expired(net):
+    identity = net.holders["a"]
+    return rewritten(
+        identity, certificate(net, identity, days=-1)
+    ), "does not take this holder's certificate: it expired on 20"
+
+
+def foreign(net):
+    other = create_authority(_made(net.folder / "other"), net.contract.federation.name)
+    identity = net.holders["a"]
+    pem = certificate(net, identity, authority=other)
+    return rewritten(identity, pem), "does not take this holder's certificate"
+
+
+def signed_by_a_holder(net):
+    a, b = net.holders["a"], net.holders["b"]
+    from credit_common.certificates import load_key
+
+    other = dataclasses.replace(net.authority, key=load_key(b.key_pem, "b"))
+    return rewritten(a, certificate(net, a, authority=other)), "does not take this holder's"
+
+
+def another_server(net):
+    other = create_authority(_made(net.folder / "other"), net.contract.federation.name)
+    bundle = dataclasses.replace(net.bundle, ca_pem=other.ca_pem.decode())
+    identity = dataclasses.replace(net.holders["a"], bundle=bundle)
+    return identity, "is not this federation's coordinator"
+
+
+def another_server_name(net):
+    bundle = net.bundle_of(net.text, "elsewhere.example:9440")
+    return dataclasses.replace(net.holders["a"], bundle=bundle), "is not this federation's"
+
+
+def another_contract(net):
+    bundle = net.bundle_of(net.text.replace("epsilon = 4.0", "epsilon = 5.0"))
+    return dataclasses.replace(net.holders["a"], bundle=bundle), "contract digest: the coordinator"
+
+
+def revoked(net):
+    revoke(net.home, "a")
+    return net.holders["a"], "revoked"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        unenrolled,
+        replaced,
+        another_node,
+        another_name,
+        expired,
+        foreign,
+        signed_by_a_holder,
+        another_server,
+        another_server_name,
+        another_contract,
+        revoked,
+    ],
+)
+def test_who_does_not_belong_is_told_so_in_one_line_and_the_server_goes_on(net, wrong):
+    grid = net.grid()
+    good = net.holders["c"]
+    with net.serve(grid) as address:
+        refused, why = wrong(net)
+        with Link(refused, address, 1000) as link, pytest.raises(CreditError, match=why) as told:
+            link.join()
+        assert isinstance(told.value, TrustError) or told.value.final
+        assert "\n" not in str(told.value)
+        with Link(refused, address, 1000) as link, pytest.raises(CreditError, match=why):
+            link.work(adding(1.0))
+        assert list(grid._seats) == []
+        with Link(good, address, 1000) as link:
+            assert link.join().federation == net.contract.federation.name
+
+
+def test_plaintext_is_refused_and_the_server_goes_on(net):
+    with net.serve(net.grid()) as address:
+        with grpc.insecure_channel(address) as channel:
+            call = channel.unary_unary(
+                f"/{SERVICE}/Join", pb.Hello.SerializeToString, pb.Welcome.FromString
+            )
+            with pytest.raises(grpc.RpcError) as error:
+                call(pb.Hello(wire_versions=[1]), timeout=5)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        with Link(net.holders["a"], address, 1000) as link:
+            link.join()
+
+
+@pytest.mark.parametrize(
+    ("version", "spoken"), [(ssl.TLSVersion.TLSv1_2, False), (ssl.TLSVersion.TLSv1_3, True)]
+)
+def test_tls_1_3_alone_is_spoken(net, version, spoken):
+    identity = net.holders["a"]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = version
+    context.load_verify_locations(cadata=net.bundle.ca_pem)
+    context.load_cert_chain(identity.home / "a.pem", identity.home / "a.key")
+    context.set_alpn_protocols(["h2"])
+    with net.serve(net.grid()) as address:
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), 5) as connection:
+            if not spoken:
+                with pytest.raises(ssl.SSLError):
+                    context.wrap_socket(connection, server_hostname="localhost")
+            else:
+                with context.wrap_socket(connection, server_hostname="localhost") as tls:
+                    assert tls.version() == "TLSv1.3"
+
+
+def test_an_unknown_wire_version_is_refused_by_name(net, monkeypatch):
+    monkeypatch.setattr(
+        link_module, "hello", lambda digest: pb.Hello(wire_versions=[7, 9], contract_digest=digest)
+    )
+    with net.serve(net.grid()) as address, Link(net.holders["a"], address, 1000) as link:
+        with pytest.raises(LinkError, match="coordinator speaks 1, the holder 7, 9") as error:
+            link.join()
+        assert error.value.final
+
+
+def test_nobody_answers_in_anothers_name(net):
+    """A message has no sender; the certificate of the connection says who it is."""
+    grid = net.grid()
+    asked: list[str] = []
+    gate = threading.Event()
+
+    slow = ClientApp()
+
+    @slow.train()
+    def _train(message, context):
+        asked.append(message.metadata.message_id)
+        gate.wait(ENOUGH)
+        return adapter_reply(message, pack({"w": np.full(3, 1.0, np.float32)}), 1.0)
+
+    with net.serve(grid) as address:
+        honest = Holder(net.holders["a"], address, slow)
+        grid_start(grid, 1)
+        content = requests_to(net.holders["a"].subject.node_id)
+        replies: list = []
+        round_ = threading.Thread(
+            target=lambda: replies.extend(grid.send_and_receive([content], timeout=ENOUGH))
+        )
+        round_.start()
+        until(lambda: asked)
+        forged = pb.Reply(message_id=asked[0], adapter=pack({"w": np.full(3, 666, np.float32)}))
+        with Link(net.holders["b"], address, 1000) as link:
+            assert link._answer(forged, timeout=5).counted is False
+        gate.set()
+        round_.join(ENOUGH)
+        assert values(replies) == [1.0]
+        grid.finish(FINISHED)
+        honest.join()
+
+
+def requests_to(node: int) -> Message:
+    content = RecordDict(
+        {
+            "arrays": array_record({"w": np.zeros(3, np.float32)}),
+            "config": ConfigRecord({"server-round": 1}),
+        }
+    )
+    return Message(content, dst_node_id=node, message_type="train")
+
+
+def grid_start(grid: GrpcGrid, holders: int) -> None:
+    until(lambda: len(grid._here()) == holders)
+
+
+def until(true: Callable[[], object], seconds: float = ENOUGH) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def test_a_revocation_reaches_an_open_stream(net):
+    grid = net.grid()
+    with net.serve(grid) as address:
+        holder = Holder(net.holders["a"], address, adding(1.0))
+        grid_start(grid, 1)
+        revoke(net.home, "a")
+        assert isinstance(holder.join().error, TrustError)
+        assert "revoked" in str(holder.error)
+        assert grid._here() == []
+
+
+def test_an_enrolment_reaches_a_running_server(net):
+    with net.serve(net.grid()) as address, Link(net.enrol("late"), address, 1000) as link:
+        link.join()
+
+
+def test_a_second_connection_of_a_holder_takes_over_and_the_first_one_ends(net):
+    grid = net.grid()
+    with net.serve(grid) as address:
+        first = Holder(net.holders["a"], address, adding(1.0))
+        grid_start(grid, 1)
+        second = Holder(net.holders["a"], address, adding(2.0))
+        assert "another connection of this holder took over" in str(first.join().error)
+        grid_start(grid, 1)
+        message = requests_to(net.holders["a"].subject.node_id)
+        assert values(grid.send_and_receive([message], timeout=ENOUGH)) == [2.0]
+        grid.finish(FINISHED)
+        assert second.join().finished == FINISHED
+
+
+def test_a_port_that_is_taken_is_named(net):
+    with net.serve(net.grid()) as address:
+        second = net.serve(net.grid(), address)
+        with pytest.raises(LinkError, match=f"cannot listen on {re.escape(address)}"), second:
+            pass
+
+
+def test_holders_come_back_by_themselves_when_the_server_does(net):
+    waits: list[str] = []
+    grid = net.grid()
+    with net.serve(grid) as address:
+        holder = Holder(
+            net.holders["a"], address, adding(3.0), on_waiting=lambda why, s: waits.append(why)
+        )
+        grid_start(grid, 1)
+    until(lambda: any("nothing listens" in why for why in waits))
+    again = net.grid()
+    with net.serve(again, address):
+        grid_start(again, 1)
+        message = requests_to(net.holders["a"].subject.node_id)
+        assert values(again.send_and_receive([message], timeout=ENOUGH)) == [3.0]
+        again.finish(FINISHED)
+        assert holder.join().finished == FINISHED
+
+
+def test_a_holder_that_dies_in_a_round_and_comes_back_answers_once(net):
+    grid = net.grid()
+    seen: list[str] = []
+    dying = ClientApp()
+
+    @dying.train()
+    def _train(message, context):
+        seen.append(message.metadata.message_id)
+        raise SystemExit  # nothing in the package catches it: the thread is gone
+
+    with net.serve(grid) as address:
+        gone = Holder(net.holders["a"], address, dying)
+        steady = Holder(net.holders["b"], address, adding(1.0))
+        grid_start(grid, 2)
+        replies: list = []
+        round_ = threading.Thread(
+            target=lambda: replies.extend(grid.send_and_receive(requests(grid), timeout=ENOUGH))
+        )
+        round_.start()
+        assert isinstance(gone.join().error, SystemExit)
+        back = Holder(net.holders["a"], address, adding(5.0, seen))
+        round_.join(ENOUGH)
+        assert values(replies) == [1.0, 5.0]
+        assert len(seen) == 2
+        assert len(set(seen)) == 1  # the very message that it had not answered
+        grid.finish(FINISHED)
+        back.join()
+        steady.join()
+
+
+def test_a_holder_that_stays_away_costs_the_grace_time(net):
+    grid = net.grid()
+    dying = ClientApp()
+
+    @dying.train()
+    def _train(message, context):
+        raise SystemExit
+
+    with net.serve(grid) as address:
+        gone = Holder(net.holders["a"], address, dying)
+        steady = Holder(net.holders["b"], address, adding(1.0))
+        grid_start(grid, 2)
+        start = time.monotonic()
+        assert values(grid.send_and_receive(requests(grid), timeout=ENOUGH)) == [1.0]
+        grace = net.contract.federation.grace_seconds
+        assert grace <= time.monotonic() - start <= grace + 2
+        gone.join()
+        grid.finish(FINISHED)
+        steady.join()
+
+
+def test_the_way_through_a_proxy(net, monkeypatch):
+    """A name that only the proxy knows; TLS goes through it untouched."""
+    grid = net.grid()
+    with net.serve(grid) as address, connect_proxy(address) as (proxy, asked):
+        for name in ("grpc_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("https_proxy", f"http://{proxy}")
+        with Link(net.holders["a"], "coordinator.invalid:9440", 1000) as link:
+            assert link.join().federation == net.contract.federation.name
+        assert asked == ["CONNECT coordinator.invalid:9440 HTTP/1.1"]
+
+
+@contextlib.contextmanager
+def connect_proxy(target: str) -> Iterator[tuple[str, list[str]]]:
+    """A forward proxy that connects whatever is asked for to `target`."""
+    host, port = target.split(":")
+    asked: list[str] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += client.recv(4096)
+                asked.append(head.split(b"\r\n")[0].decode())
+                server = socket.create_connection((host, int(port)))
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}", asked
+    finally:
+        listener.close()
+
+
+CHILD = """
+import ctypes, sys, time
+from pathlib import Path
+from credit_common import protocol
+protocol.PING_SECONDS = protocol.PING_TIMEOUT_SECONDS = 1
+import numpy as np
+from flwr.clientapp import ClientApp
+from credit_client.identity import open_identity
+from credit_client.link import Link
+from credit_common.wire import adapter_reply, pack
+app = ClientApp()
+
+@app.train()
+def _train(message, context):
+    print("busy", flush=True)
+    # A foreign call that keeps the interpreter's lock: no other Python thread runs meanwhile.
+    ctypes.PyDLL(None).usleep(int(float(sys.argv[3]) * 1e6))
+    return adapter_reply(message, pack({"w": np.full(3, 7, np.float32)}), 1.0)
+
+with Link(open_identity(Path(sys.argv[1])), sys.argv[2], 1000) as link:
+    link.work(app)
+"""
+
+
+@pytest.fixture
+def quick_pings(monkeypatch):
+    from credit_common import protocol
+
+    monkeypatch.setattr(protocol, "PING_SECONDS", 1)
+    monkeypatch.setattr(protocol, "PING_TIMEOUT_SECONDS", 1)
+
+
+@contextlib.contextmanager
+def child(net: Net, address: str, seconds: float) -> Iterator[subprocess.Popen]:
+    environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(net.holders["a"].home), address, str(seconds)],
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_heartbeats_go_on_while_training_keeps_python_busy(net, quick_pings):
+    grid = net.grid()
+    left: list[int] = []
+    detach = grid.detach
+    grid.detach = lambda node, deliver: (left.append(node), detach(node, deliver))
+    with net.serve(grid) as address, child(net, address, 6.0):
+        grid_start(grid, 1)
+        message = requests_to(net.holders["a"].subject.node_id)
+        assert values(grid.send_and_receive([message], timeout=ENOUGH)) == [7.0]
+        assert left == []  # six seconds of a second's heartbeats
+
+
+def test_a_holder_that_is_frozen_is_noticed_though_its_connection_stays(net, quick_pings):
+    grid = net.grid()
+    with net.serve(grid) as address, child(net, address, 60.0) as process:
+        grid_start(grid, 1)
+        message = requests_to(net.holders["a"].subject.node_id)
+        grid.push_messages([message])
+        assert process.stdout.readline() == b"busy\n"
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: not grid._here(), 10)

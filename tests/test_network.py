@@ -408,7 +408,7 @@ def test_a_revocation_reaches_an_open_stream(net):
         revoke(net.home, "a")
         assert isinstance(holder.join().error, TrustError)
         assert "revoked" in str(holder.error)
-        assert grid._here() == []
+        until(lambda: grid._here() == [])
 
 
 def test_an_enrolment_reaches_a_running_server(net):

@@ -24,12 +24,15 @@ from credit_common.command import (
     DEVICES,
     FORMATS,
     add_daemon_options,
+    add_home,
     confirm_fingerprint,
+    home_of,
     log_to_stderr,
     run_command,
 )
 from credit_common.errors import CreditError
 
+HOME = "the holder's own folder, with key and ledger (here)"
 SKEW_SECONDS = 60.0
 """Clocks that differ by more are remarked on: certificates have dates."""
 
@@ -50,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "weights and noised statistics leaves this machine, and each is charged to its ledger.",
     )
     parser.set_defaults(command=_join)
-    _add_home(parser)
+    add_home(parser, HOME)
     parser.add_argument("--shard", type=Path, metavar="FILE", help="CSV, gzipped CSV or Parquet")
     parser.add_argument("--server", metavar="HOST:PORT", help="the coordinator (the bundle's)")
     parser.add_argument(
@@ -98,18 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     score.set_defaults(command=_score)
     for command in (request, accept):
-        _add_home(command)
+        add_home(command, HOME)
     return parser
-
-
-def _add_home(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--home",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="DIR",
-        help="the holder's own folder, with key and ledger (here)",
-    )
 
 
 def _add_fingerprint(parser: argparse.ArgumentParser) -> None:
@@ -120,16 +113,11 @@ def _add_fingerprint(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _home(options: argparse.Namespace) -> Path:
-    home: Path = getattr(options, "home", Path())
-    return home
-
-
 def _join(options: argparse.Namespace) -> int:
     from credit_client.identity import open_identity
     from credit_client.mapping import load_mapping
 
-    identity = open_identity(_home(options))
+    identity = open_identity(home_of(options))
     address = options.server or identity.bundle.address
     parse_address(address)
     mapping = load_mapping(options.mapping, identity.bundle.contract) if options.mapping else None
@@ -215,7 +203,7 @@ def _request(options: argparse.Namespace) -> int:
 
     bundle = read_bundle(options.bundle)
     _confirm_bundle(bundle, options.fingerprint)
-    path = request(_home(options), bundle, options.name, options.size_class)
+    path = request(home_of(options), bundle, options.name, options.size_class)
     own = path.with_suffix(".key")
     print(f"key (stays here): {own}")
     print(f"request (send it to the coordinator): {path}")
@@ -229,7 +217,7 @@ def _accept(options: argparse.Namespace) -> int:
 
     bundle = read_bundle(options.bundle)
     _confirm_bundle(bundle, options.fingerprint)
-    accept(_home(options), bundle)
+    accept(home_of(options), bundle)
     print(f"accepted: contract {bundle.contract_digest} of {bundle.federation}")
     return 0
 

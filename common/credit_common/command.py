@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 from credit_common.certificates import same_fingerprint
@@ -57,6 +58,17 @@ def add_daemon_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="end when standard input is closed, so that a parent's death ends this too",
     )
+
+
+def add_home(parser: argparse.ArgumentParser, whose: str) -> None:
+    """`--home DIR`, before or after the name of a command; see `home_of`."""
+    parser.add_argument("--home", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=whose)
+
+
+def home_of(options: argparse.Namespace) -> Path:
+    """The folder of `--home`, or the one where the command stands."""
+    home: Path = getattr(options, "home", Path())
+    return home
 
 
 def log_to_stderr() -> None:

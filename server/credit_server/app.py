@@ -45,6 +45,7 @@ def coordinator_app(
             grid=grid,
             initial_arrays=array_record(initial),
             num_rounds=contract.training.rounds,
+            timeout=contract.federation.answer_seconds,
         )
 
     return app

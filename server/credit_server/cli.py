@@ -21,7 +21,9 @@ from credit_common.certificates import request_fingerprint
 from credit_common.command import (
     FORMATS,
     add_daemon_options,
+    add_home,
     confirm_fingerprint,
+    home_of,
     log_to_stderr,
     run_command,
 )
@@ -29,6 +31,7 @@ from credit_common.contract import load_contract
 from credit_common.errors import TrustError
 from credit_common.fetch import write_atomically
 
+HOME = "the coordinator's folder (here)"
 CONTRACT = "federation.toml"
 LONGEST_DAYS = 3652
 
@@ -44,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Coordinate a federation: without a command, run the one of this folder.",
     )
     parser.set_defaults(command=_run)
-    _add_home(parser)
+    add_home(parser, HOME)
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to listen (all interfaces, the bundle's port)"
     )
@@ -82,27 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--format", choices=FORMATS, default=argparse.SUPPRESS)
     status.set_defaults(command=_status)
     for command in (init, bundle, enrol, revoke, status):
-        _add_home(command)
+        add_home(command, HOME)
     return parser
 
 
-def _add_home(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--home",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="DIR",
-        help="the coordinator's folder (here)",
-    )
-
-
-def _home(options: argparse.Namespace) -> Path:
-    home: Path = getattr(options, "home", Path())
-    return home
-
-
 def _run(options: argparse.Namespace) -> int:
-    home = _home(options)
+    home = home_of(options)
     bundle = _present_bundle(home)
     listen = options.listen or f"[::]:{parse_address(bundle.address)[1]}"
     log_to_stderr()
@@ -128,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
 def _init(options: argparse.Namespace) -> int:
     from credit_server.authority import create_authority
 
-    home = _home(options)
+    home = home_of(options)
     parse_address(options.address)
     source = options.contract or home / CONTRACT
     contract = load_contract(source)
@@ -144,7 +132,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _bundle(options: argparse.Namespace) -> int:
-    home = _home(options)
+    home = home_of(options)
     _write_bundle(home, options.address or read_bundle(_bundle_path(home)).address)
     return 0
 
@@ -194,7 +182,7 @@ def _enrol(options: argparse.Namespace) -> int:
     from credit_server.authority import open_authority
     from credit_server.enrol import enrol, read_request
 
-    home = _home(options)
+    home = home_of(options)
     if not 1 <= options.days <= LONGEST_DAYS:
         raise TrustError(f"--days {options.days}: must be between 1 and {LONGEST_DAYS}")
     try:
@@ -227,14 +215,14 @@ def _enrol(options: argparse.Namespace) -> int:
 def _revoke(options: argparse.Namespace) -> int:
     from credit_server.enrol import revoke
 
-    print(f"revoked {revoke(_home(options), options.name).name}")
+    print(f"revoked {revoke(home_of(options), options.name).name}")
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
     from credit_server.report import read_status, show_status
 
-    home = _home(options)
+    home = home_of(options)
     _bundle_path(home)
     status = read_status(home)
     print(json.dumps(status) if options.format == "json" else show_status(status))

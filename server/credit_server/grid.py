@@ -67,34 +67,13 @@ class _Open:
     task: pb.Task
 
 
-class GrpcGrid(Grid):
-    """The coordinator's side of all streams; safe to use from several threads.
+class OwnGrid(Grid):
+    """What Flower's Grid has to have and every grid of this project does alike."""
 
-    Args:
-        contract: Sets waits, the minimum of holders and their weights.
-        schema: Name -> shape of an adapter's arrays; an answer of another schema is a refusal.
-        enrolled: Names and node ids of all holders that may come, as they are now.
-    """
-
-    def __init__(
-        self,
-        contract: Contract,
-        schema: Mapping[str, tuple[int, ...]],
-        enrolled: Callable[[], Mapping[str, int]],
-    ) -> None:
-        self._contract, self._schema, self._enrolled = contract, schema, enrolled
-        self._run = empty_run(RUN_ID)
-        self.context = empty_context(RUN_ID, SERVER_NODE)
-        self._changed = threading.Condition()
-        self._seats: dict[int, _Seat] = {}
-        self._open: dict[str, _Open] = {}
-        self._replies: dict[str, Message] = {}
-        self._end: pb.Task | None = None
-        self._prefix = uuid.uuid4().hex  # ids stay apart where ledgers outlive this process
-        self._count = itertools.count(1)
-        set_identity(RUN_ID, SERVER_NODE)
-
-    # -- the ServerApp's side ------------------------------------------------------------------
+    def __init__(self, run_id: int) -> None:
+        self._run = empty_run(run_id)
+        self.context = empty_context(run_id, SERVER_NODE)
+        set_identity(run_id, SERVER_NODE)
 
     def set_run(self, run: Run) -> None:
         """Not used: the grid makes its own run."""
@@ -120,6 +99,34 @@ class GrpcGrid(Grid):
             group_id=group_id,
             ttl=ttl,
         )
+
+
+class GrpcGrid(OwnGrid):
+    """The coordinator's side of all streams; safe to use from several threads.
+
+    Args:
+        contract: Sets waits, the minimum of holders and their weights.
+        schema: Name -> shape of an adapter's arrays; an answer of another schema is a refusal.
+        enrolled: Names and node ids of all holders that may come, as they are now.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        schema: Mapping[str, tuple[int, ...]],
+        enrolled: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._contract, self._schema, self._enrolled = contract, schema, enrolled
+        super().__init__(RUN_ID)
+        self._changed = threading.Condition()
+        self._seats: dict[int, _Seat] = {}
+        self._open: dict[str, _Open] = {}
+        self._replies: dict[str, Message] = {}
+        self._end: pb.Task | None = None
+        self._prefix = uuid.uuid4().hex  # ids stay apart where ledgers outlive this process
+        self._count = itertools.count(1)
+
+    # -- the ServerApp's side ------------------------------------------------------------------
 
     def wait_for_start(self, on_wait: Callable[[list[str], list[str]], None]) -> None:
         """Wait for the enrolled holders: for the minimum as long as it takes, then a grace time.

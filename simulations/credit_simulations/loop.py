@@ -7,23 +7,17 @@ import itertools
 import uuid
 from collections.abc import Iterable, Mapping
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import ServerApp
 
-from credit_common.wire import (
-    SERVER_NODE,
-    Run,
-    empty_context,
-    empty_run,
-    set_identity,
-    set_message_id,
-)
+from credit_common.wire import SERVER_NODE, empty_context, set_message_id
+from credit_server.grid import OwnGrid
 
 _runs = itertools.count(1)
 
 
-class LoopGrid(Grid):
+class LoopGrid(OwnGrid):
     """Hands each message to its holder's app and keeps the reply until it is pulled.
 
     Args:
@@ -31,44 +25,17 @@ class LoopGrid(Grid):
     """
 
     def __init__(self, apps: Mapping[str, ClientApp]) -> None:
-        self._run_id = next(_runs)
-        self._run = empty_run(self._run_id)
+        run_id = next(_runs)
+        super().__init__(run_id)
         names = sorted(apps)
         self.node_ids = {name: SERVER_NODE + 1 + i for i, name in enumerate(names)}
         self._apps = {self.node_ids[name]: apps[name] for name in names}
         self._contexts: dict[int, Context] = {
-            node: empty_context(self._run_id, node) for node in self._apps
+            node: empty_context(run_id, node) for node in self._apps
         }
-        self.context = empty_context(self._run_id, SERVER_NODE)
         self._replies: dict[str, Message] = {}
         self._prefix = uuid.uuid4().hex  # ids stay apart where ledgers outlive this process
         self._count = itertools.count(1)
-        set_identity(self._run_id, SERVER_NODE)
-
-    def set_run(self, run: Run) -> None:
-        """Not used: the grid makes its own run."""
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message from the coordinator."""
-        return Message(
-            content,
-            dst_node_id=dst_node_id,
-            message_type=message_type,
-            group_id=group_id,
-            ttl=ttl,
-        )
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of all holders."""

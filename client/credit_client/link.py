@@ -22,7 +22,6 @@ from credit_common.errors import CreditError, LinkError, TrustError
 from credit_common.protocol import (
     SERVICE,
     channel_options,
-    common_version,
     from_request,
     hello,
     to_reply,
@@ -34,6 +33,8 @@ log = logging.getLogger(__name__)
 RUN_ID = 1
 JOIN_SECONDS = 15.0
 """How long the coordinator may take to answer a call that asks for no work."""
+SLOWEST_BYTES_A_SECOND = 10_000
+"""What a line must carry at least, for an answer to be given up as lost after its time."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 """Between two attempts to connect; the wait doubles from the first to the longest."""
 SHOWN = 300
@@ -53,6 +54,7 @@ class Link:
 
     def __init__(self, identity: Identity, address: str, array_bytes: int) -> None:
         self.address = address
+        self._answer_seconds = JOIN_SECONDS + array_bytes / SLOWEST_BYTES_A_SECOND
         self._identity = identity
         host, _ = parse_address(address)
         bundle = identity.bundle
@@ -155,7 +157,11 @@ class Link:
 
     def _joined(self) -> pb.Welcome:
         welcome: pb.Welcome = self._join(self._hello, timeout=JOIN_SECONDS)
-        common_version([welcome.wire_version])
+        if welcome.wire_version not in self._hello.wire_versions:
+            raise LinkError(
+                f"the coordinator chose wire version {welcome.wire_version}, which this holder "
+                "did not offer"
+            )
         return welcome
 
     def _reason(self, error: grpc.RpcError) -> CreditError:
@@ -183,6 +189,6 @@ class Link:
             return refusal(message)
 
     def _send(self, reply: pb.Reply) -> None:
-        receipt = self._answer(reply, timeout=JOIN_SECONDS, wait_for_ready=True)
+        receipt = self._answer(reply, timeout=self._answer_seconds, wait_for_ready=True)
         if not receipt.counted:
             log.warning("the coordinator no longer waits for the answer to %s", reply.message_id)

@@ -100,12 +100,12 @@ def run(
                 contract, initial, history.add, allow_no_privacy=allow_no_privacy
             )
             server(grid, grid.context)
+            facts = history.facts()
+            folder = new_release_folder(home)
+            write_release(folder, bundle.contract_text, model, history.last.adapter, facts)
         except CreditError as error:
             tell("failed", reason=str(error))
             raise
-        facts = history.facts()
-        folder = new_release_folder(home)
-        write_release(folder, bundle.contract_text, model, history.last.adapter, facts)
         grid.finish(
             pb.Finished(
                 rounds=facts.rounds,

@@ -142,19 +142,20 @@ class GrpcGrid(OwnGrid):
             with self._changed:
                 here = sorted(seat.name for seat in self._seats.values() if seat.deliver)
                 missing = sorted(set(self._enrolled()) - set(here))
-                if shown != (here, missing):
-                    shown = (here, missing)
-                    on_wait(here, missing)
-                now = time.monotonic()
-                if len(here) < federation.min_holders:
-                    enough = None
-                    left = 1.0
-                else:
-                    enough = now if enough is None else enough
-                    left = enough + federation.grace_seconds - now
-                    if not missing or left <= 0:
-                        return
-                self._changed.wait(min(left, 1.0))  # an enrolment on the way changes who is missing
+                if shown == (here, missing):
+                    now = time.monotonic()
+                    if len(here) < federation.min_holders:
+                        enough = None
+                        left = 1.0
+                    else:
+                        enough = now if enough is None else enough
+                        left = enough + federation.grace_seconds - now
+                        if not missing or left <= 0:
+                            return
+                    self._changed.wait(min(left, 1.0))  # an enrolment changes who is missing
+                    continue
+            shown = (here, missing)
+            on_wait(here, missing)  # outside the lock: it writes to disk and to a pipe
 
     def get_node_ids(self) -> Iterable[int]:
         """Node ids of the holders that are connected, in order.

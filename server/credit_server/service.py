@@ -65,13 +65,13 @@ class Service:
         array_bytes: int,
     ) -> None:
         self._contract, self._registry, self._grid = contract, registry, grid
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
-        self._thread.start()
         key, certificate = issue_server(authority, server_name)
         self._credentials = grpc.ssl_server_credentials(
             [(key, certificate)], root_certificates=authority.ca_pem, require_client_auth=True
         )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
+        self._thread.start()
         try:
             self.port: int = self._call(self._start(listen, array_bytes))
         except RuntimeError:

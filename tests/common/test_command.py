@@ -24,7 +24,7 @@ PRINT = "ba78 16bf 8f01 cfea 4141 40de 5dae 2223"
 LONG = 30.0  # seconds that nothing here takes unless it hangs
 
 START = """
-import argparse, logging, os, signal, sys, threading, time
+import argparse, atexit, logging, os, signal, sys, threading, time
 from credit_common.command import confirm_fingerprint, log_to_stderr, run_command
 from credit_common.errors import CreditError, LinkError
 
@@ -46,6 +46,7 @@ def refuse(options):
     raise LinkError("it does not answer")
 
 PRINT = "%s"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 options = argparse.Namespace(command=%s, until_stdin_closes=%s)
 sys.exit(run_command("credit-client", options))
 """
@@ -170,6 +171,14 @@ def test_a_command_that_is_done_before_ends_as_ever(command):
     assert (code, err) == {"refuse": (1, "credit-client: it does not answer\n")}.get(
         command, (0, "")
     )
+
+
+def test_a_parent_may_close_standard_input_while_a_command_that_is_done_ends():
+    ending = "print('done', flush=True) or time.sleep(0.5)"
+    command = f"lambda options: atexit.register(lambda: {ending}) and 0"
+    with started(command, until_stdin_closes=True, stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "done\n"
+        assert ended(process) == (0, "", "")  # closes it
 
 
 def test_standard_input_that_was_never_open_is_closed():

@@ -387,13 +387,15 @@ def test_a_size_class_is_that_of_the_first_stream(grid):
 # -- how long a round waits --------------------------------------------------------------------
 
 
-def test_a_gone_holder_costs_a_round_the_grace_time_at_most(grid):
+def test_a_gone_holder_costs_a_round_the_grace_time_at_most(grid, clock):
     gone, here = Holder(grid), Holder(grid, "b", 3)
     round_ = background(grid.send_and_receive, [request(2), request(3)])
     until(here.ids)
-    gone.detach()
-    left = time.monotonic()
     here.answer()
+    time.sleep(0.1)  # the round waits again
+    clock.ahead += 1000  # it was there for long
+    left = time.monotonic()
+    gone.detach()
     replies, _ = round_.result(SOON)
     assert [reply.metadata.src_node_id for reply in replies] == [3]
     assert GRACE * 0.9 <= time.monotonic() - left < GRACE + 3
@@ -546,9 +548,11 @@ def test_the_grace_time_begins_anew_when_there_were_too_few_in_between(make_grid
 def test_all_who_are_enrolled_do_not_start_below_the_minimum(make_grid):
     enrolled = {"a": 2}
     grid, watch = make_grid(enrolled), Watch()
-    Holder(grid)
+    a = Holder(grid)
     start = background(grid.wait_for_start, watch)
-    time.sleep(3 * GRACE)
+    for _ in range(5):
+        time.sleep(GRACE)
+        a.attach()  # changes nothing
     assert not start.done()
     assert watch.seen == [(["a"], [])]
     enrolled["b"] = 3  # enrolled while the coordinator waits
@@ -556,6 +560,25 @@ def test_all_who_are_enrolled_do_not_start_below_the_minimum(make_grid):
     Holder(grid, "b", 3)
     start.result(SOON)
     assert len(watch.seen) == 3  # and nothing is told twice
+
+
+def test_one_who_is_told_slowly_holds_up_no_stream(make_grid):
+    grid = make_grid(grace_seconds=60.0)
+    told_on, seen = threading.Event(), []
+
+    def on_wait(here, missing):
+        seen.append(here)
+        assert told_on.wait(SOON)
+
+    start = background(grid.wait_for_start, on_wait)
+    until(lambda: seen)
+    came = [background(Holder, grid, name, node) for name, node in (("a", 2), ("b", 3), ("c", 4))]
+    for holder in came:
+        holder.result(SOON)
+    assert seen == [[]]
+    told_on.set()
+    start.result(SOON)
+    assert seen == [[], ["a", "b", "c"]]
 
 
 # -- the end -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -105,10 +106,13 @@ def test_programs_read_events_while_the_run_goes_on(home):
         "Reporter(Path(sys.argv[1]), 'json').tell('failed', reason='x'); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(home)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert strict(process.stdout.readline()) == {"event": "failed", "reason": "x"}
-        assert process.poll() is None
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=buffered) as process:
+        came = select.select([process.stdout], [], [], 30)[0]
         process.stdin.close()
+        assert came
+        assert strict(process.stdout.readline()) == {"event": "failed", "reason": "x"}
 
 
 @pytest.mark.parametrize("form", ["table", "json"])

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: demo test check clean help
+.PHONY: demo test check proto clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -15,8 +15,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## five shops train one model under differential privacy (about four minutes)
-	$(BIN)/credit-sim run pakdd2009
+demo: $(STAMP)  ## a coordinator and five shops train one model under differential privacy
+	$(BIN)/credit-sim demo
 
 check: $(STAMP)  ## ruff, import-linter, mypy
 	$(BIN)/ruff check .
@@ -26,6 +26,12 @@ check: $(STAMP)  ## ruff, import-linter, mypy
 
 test: check  ## checks, then the whole test suite
 	$(BIN)/python -m pytest
+
+proto:  ## federation_pb2.py anew; an old generator, so that old runtimes of protobuf take its code
+	$(PYTHON) -m venv build/proto
+	build/proto/bin/python -m pip install --quiet grpcio-tools==1.65.5 'setuptools<80'
+	cd common/credit_common && ../../build/proto/bin/python -m grpc_tools.protoc -I. \
+		--python_out=. --pyi_out=. federation.proto
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

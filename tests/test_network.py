@@ -518,11 +518,46 @@ def test_the_way_through_a_proxy(net, monkeypatch):
         assert asked == ["CONNECT coordinator.invalid:9440 HTTP/1.1"]
 
 
+@pytest.mark.parametrize("wrong", [foreign, expired, another_server, unenrolled])
+def test_a_proxy_hides_no_reason(net, monkeypatch, wrong):
+    with net.serve(net.grid()) as address, connect_proxy(address) as (proxy, _):
+        for name in ("grpc_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("https_proxy", f"http://{proxy}")
+        refused, why = wrong(net)
+        link = Link(refused, "coordinator.invalid:9440", 1000)
+        with link, pytest.raises(TrustError, match=why):
+            link.join()
+
+
+def test_a_proxy_that_says_no_is_named(net, monkeypatch):
+    for name in ("grpc_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=say_no, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        with Link(net.holders["a"], "coordinator.invalid:9440", 1000) as link:
+            with pytest.raises(LinkError, match="proxy that https_proxy names") as error:
+                link.join()
+            assert not error.value.final
+
+
+def say_no(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+
 @contextlib.contextmanager
 def connect_proxy(target: str) -> Iterator[tuple[str, list[str]]]:
     """A forward proxy that connects whatever is asked for to `target`."""
     host, port = target.split(":")
     asked: list[str] = []
+    opened: list[socket.socket] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
@@ -541,6 +576,7 @@ def connect_proxy(target: str) -> Iterator[tuple[str, list[str]]]:
                     head += client.recv(4096)
                 asked.append(head.split(b"\r\n")[0].decode())
                 server = socket.create_connection((host, int(port)))
+                opened.extend((client, server))
                 client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=pump, args=pair, daemon=True).start()
@@ -549,7 +585,8 @@ def connect_proxy(target: str) -> Iterator[tuple[str, list[str]]]:
     try:
         yield f"127.0.0.1:{listener.getsockname()[1]}", asked
     finally:
-        listener.close()
+        for one in (listener, *opened):
+            one.close()
 
 
 CHILD = """

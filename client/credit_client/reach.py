@@ -4,12 +4,15 @@ gRPC reports every failure of name, port, route or TLS as "unavailable". This mo
 steps one by one with the standard library.
 """
 
+import base64
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import unquote, urlsplit
 
 from credit_client.identity import Identity
 from credit_common.bundle import parse_address
@@ -19,6 +22,8 @@ PROBE_SECONDS = 5.0
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 """What gRPC takes a proxy from, in its order: the first that is set counts, even where it is empty.
 """
+LONGEST_ANSWER = 1 << 14
+"""Bytes of a proxy's answer to CONNECT that are read."""
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
 
@@ -67,10 +72,14 @@ def why_unreachable(identity: Identity, address: str) -> Reach:
     """
     host, port = parse_address(address)
     if proxy := proxy_of(host):
-        return Reach(
-            line=f"{address} cannot be reached through the proxy that {proxy} names: it must allow "
-            "CONNECT to this port (no_proxy names hosts to reach directly)"
-        )
+        tunnel = _tunnel(os.environ[proxy], address)
+        if tunnel is None:
+            return Reach(
+                line=f"{address} cannot be reached through the proxy that {proxy} names: it must "
+                "allow CONNECT to this port (no_proxy names hosts to reach directly)"
+            )
+        with tunnel:
+            return _tls(identity, address, tunnel)
     try:
         connection = socket.create_connection((host, port), PROBE_SECONDS)
     except socket.gaierror:
@@ -98,6 +107,33 @@ def _is_spared(host: str, part: str) -> bool:
         return ipaddress.ip_address(host) in ipaddress.ip_network(part, strict=False)
     except ValueError:
         return False
+
+
+def _tunnel(proxy: str, address: str) -> socket.socket | None:
+    """A connection through a proxy, by CONNECT as gRPC asks for it; None where it is refused."""
+    try:
+        url = urlsplit(proxy)
+        connection = socket.create_connection((url.hostname or "", url.port or 80), PROBE_SECONDS)
+    except (OSError, ValueError):
+        return None
+    lines = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
+    if url.username:
+        user = base64.b64encode(f"{unquote(url.username)}:{unquote(url.password or '')}".encode())
+        lines.append(f"Proxy-Authorization: Basic {user.decode()}")
+    try:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer and len(answer) < LONGEST_ANSWER:
+            part = connection.recv(1)  # not a byte of what comes after the answer
+            if not part:
+                break
+            answer += part
+    except OSError:
+        answer = b""
+    if re.match(rb"HTTP/1\.[01] 2\d\d", answer):
+        return connection
+    connection.close()
+    return None
 
 
 def _tls(identity: Identity, address: str, connection: socket.socket) -> Reach:

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from credit_client.mapping import ShardMapping
-from credit_client.shard import write_rejects
+from credit_client.shard import Shard, write_rejects
 from credit_common.backbone import Backbone, resolve_backbone
 from credit_common.contract import Contract
+from credit_common.errors import ContractError
 from credit_common.evaluation import exact_figures
-from credit_common.model import CreditModel, device_of
+from credit_common.model import Arrays, CreditModel, device_of
 from credit_simulations.baselines import central_logistic, local_logistic
 from credit_simulations.federation import (
     Outcome,
@@ -26,9 +27,21 @@ from credit_simulations.federation import (
     read_shards,
     simulate,
 )
+from credit_simulations.newcomers import Newcomers, welcome
 
 ARMS = ("federated", "no_dp", "wide_only", "frozen_bert", "central_logistic", "local_only")
 """federated, wide_only and frozen_bert (head and wide part) train under the contract's ε."""
+
+
+def check_arms(arms: Sequence[str]) -> None:
+    """Refuse an arm that is none.
+
+    Raises:
+        ContractError: Naming it, and those that there are.
+    """
+    unknown = sorted(set(arms) - set(ARMS))
+    if unknown:
+        raise ContractError(f"arm {unknown[0]!r} is unknown; arms: {', '.join(ARMS)}")
 
 
 class Bench:
@@ -95,6 +108,17 @@ class Bench:
         ]
         return done[0]
 
+    def given(self, outcome: Outcome) -> None:
+        """Take the federation's outcome from outside: it was trained by other processes."""
+        assert self._model is not None
+        self._outcome("federated", self.contract, self._model, self.parties, 1, outcome)
+
+    def newcomers(self, shards: Mapping[str, Shard], adapter: Arrays) -> Newcomers:
+        """What the adapter brings to shops that took no part."""
+        assert self._model is not None
+        with self._timed("newcomers"):
+            return welcome(self.contract, shards, self._model, adapter)
+
     def arm(self, name: str, draws: int) -> None:
         """Run an arm, unless the contract has no use for it or it is the federation itself."""
         model, groups = self.contract.model, self.contract.model.train
@@ -147,11 +171,22 @@ class Bench:
                 seed=self._seed,
                 on_round=lambda progress: self._on_round(name, draw, progress),
             )
+        self._outcome(name, contract, model, parties, draw, outcome)
+        return outcome
+
+    def _outcome(
+        self,
+        name: str,
+        contract: Contract,
+        model: CreditModel,
+        parties: Sequence[Party],
+        draw: int,
+        outcome: Outcome,
+    ) -> None:
         scores = holdout_scores(model, parties, outcome.adapter)
         released = outcome.history[-1].figures
         epsilon = outcome.epsilon if contract.privacy.private else None
         self._row(name, epsilon, draw, scores, released, outcome.bytes_up, outcome.seconds)
-        return outcome
 
     def _row(
         self,

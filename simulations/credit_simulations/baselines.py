@@ -36,7 +36,9 @@ def local_logistic(parties: Sequence[Party]) -> dict[str, NDArray[np.float64]]:
 def _logistic(features: NDArray[np.float32], labels: NDArray[np.float32]) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
     regression = LogisticRegression(max_iter=300)
     search = GridSearchCV(regression, {"C": STRENGTHS}, scoring="roc_auc", cv=5)
-    return search.fit(features, labels)
+    with threadpool_limits(1):  # products this small are five times slower on two threads
+        return search.fit(features, labels)

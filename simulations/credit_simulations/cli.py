@@ -7,6 +7,7 @@ why, 2 wrong usage, 130 interrupted.
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from credit_common.errors import CreditError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(argv)
+    # Read when torch is loaded. By default its threads spin while they wait for one another, which
+    # makes everything ten times slower as soon as another process wants the cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         code: int = options.command(options)
     except CreditError as error:
@@ -67,6 +71,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--format", default="table", choices=["table", "json", "markdown"])
     run.set_defaults(command=_run)
+
+    demo = commands.add_parser(
+        "demo",
+        help="a coordinator and five shops as processes of their own, on public data",
+        description="Found a federation of the biggest shops of pakdd2009 in a folder, run "
+        "flower-server and credit-client for each of them over mutual TLS on this machine, and "
+        "hold the released model against the baselines, and against what shops that took no part "
+        "could do alone. Everything stays in the folder.",
+    )
+    demo.add_argument(
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help="new folder for everything (credit-demo, credit-demo-2, ... here)",
+    )
+    demo.add_argument("--holders", type=int, default=5, metavar="N", help="shops that take part")
+    demo.add_argument("--arms", nargs="*", metavar="ARM", help="which baselines to run (all)")
+    demo.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of torch for the baselines"
+    )
+    demo.add_argument("--format", default="table", choices=["table", "json"])
+    demo.set_defaults(command=_demo)
 
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
     data.add_argument("name", help="pakdd2009, german, taiwan, lendingclub or minilm-l6")
@@ -119,6 +145,30 @@ def _run(options: argparse.Namespace) -> int:
             watcher=view.watcher,
         )
     {"table": summary, "json": write_json, "markdown": write_markdown}[options.format](result)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from credit_simulations.processes import ended_by_signals
+
+    with ended_by_signals():
+        import torch
+
+        from credit_simulations.arms import ARMS
+        from credit_simulations.demo import DATA_SET, run_demo
+        from credit_simulations.packaged import packaged_contract
+        from credit_simulations.view import RunView, demo_summary, write_demo_json
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        with RunView(packaged_contract(DATA_SET), None) as view:
+            result = run_demo(
+                options.home,
+                holders=options.holders,
+                arms=ARMS if options.arms is None else options.arms,
+                watcher=view.watcher,
+            )
+        {"table": demo_summary, "json": write_demo_json}[options.format](result)
     return 0
 
 

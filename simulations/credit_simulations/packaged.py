@@ -9,7 +9,7 @@ from credit_common.contract import Contract, load_contract
 from credit_common.errors import ContractError
 from credit_common.fetch import cache_folder
 from credit_simulations.data import DATA_SETS, contract_path, prepare
-from credit_simulations.partition import biggest, write_shards
+from credit_simulations.partition import biggest, by_column, write_shards
 
 
 def packaged_contract(contract: Contract | str | Path) -> Contract:
@@ -28,10 +28,31 @@ def packaged_shards(name: str, holders: int) -> Mapping[str, Path]:
         ContractError: If no data set of that name is packaged.
         FetchError: If it cannot be fetched.
     """
+    parts = biggest(_frame(name), "holder", holders)
+    return write_shards(parts, cache_folder() / "shards" / name)
+
+
+def newcomer_shards(name: str, holders: int, min_rows: int) -> Mapping[str, Path]:
+    """Shards of the other natural holders of at least `min_rows` rows, which take no part.
+
+    Raises:
+        ContractError: If no data set of that name is packaged.
+        FetchError: If it cannot be fetched.
+    """
+    frame = _frame(name)
+    taking_part = biggest(frame, "holder", holders)
+    others = {
+        shop: rows
+        for shop, rows in by_column(frame, "holder").items()
+        if len(rows) >= min_rows and shop not in taking_part
+    }
+    return write_shards(others, cache_folder() / "shards" / name)
+
+
+def _frame(name: str) -> pd.DataFrame:
     if name not in DATA_SETS:
         raise ContractError(
             f"federation.name = {name!r}: no data set of that name is packaged, so --shards must "
             f"name the holders' files; packaged: {', '.join(DATA_SETS)}"
         )
-    frame = pd.read_parquet(prepare(name))
-    return write_shards(biggest(frame, "holder", holders), cache_folder() / "shards" / name)
+    return pd.read_parquet(prepare(name))

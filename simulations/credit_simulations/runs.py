@@ -9,10 +9,10 @@ import pandas as pd
 
 from credit_client.mapping import ShardMapping
 from credit_common.contract import Contract
-from credit_common.errors import ContractError, PrivacyError
+from credit_common.errors import PrivacyError
 from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
-from credit_simulations.arms import ARMS, Bench
+from credit_simulations.arms import ARMS, Bench, check_arms
 from credit_simulations.federation import Progress
 from credit_simulations.packaged import packaged_contract, packaged_shards
 
@@ -99,9 +99,7 @@ def run_arms(
         CreditError: Whatever a contract, a shard, the backbone or a ledger refuses.
     """
     watcher = watcher or Watcher()
-    unknown = sorted(set(arms) - set(ARMS))
-    if unknown:
-        raise ContractError(f"arm {unknown[0]!r} is unknown; arms: {', '.join(ARMS)}")
+    check_arms(arms)
     contract = packaged_contract(contract)
     if not contract.privacy.private and not allow_no_privacy:
         raise PrivacyError(NO_PRIVACY)

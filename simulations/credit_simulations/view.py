@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rich.text import Text
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
+from credit_simulations.arms import ARMS
+from credit_simulations.demo import DemoResult
 from credit_simulations.federation import Progress
 from credit_simulations.runs import RunResult, Watcher
 
@@ -114,6 +117,78 @@ def summary(result: RunResult) -> None:
         )
     parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result.seconds.items())
     print(f"time: {parts}")
+
+
+def demo_summary(result: DemoResult) -> None:
+    """Print on stdout what the demo found, where everything is, and what to do next."""
+    summary(result.run)
+    found, home = result.newcomers, _short(result.home)
+    # make does not put .venv/bin on the path
+    commands = "" if shutil.which("flower-server") else f"{_short(Path(sys.executable).parent)}/"
+    print(
+        f"\n{len(found.shops)} shops that took no part and spent no ε, on their own hold-out users:"
+        f"\nAUC {found.auc:.4f} of this model, {found.auc_local:.4f} of a logistic regression of "
+        f"their own (means over shops); {found.gained} of {len(found.shops)} gain"
+    )
+    for name, reason in found.left_out.items():
+        print(f"left out: {name}, {reason}")
+    print(f"\nfirst records of {_short(result.shard)}, scored with the released model:")
+    columns = (result.run.contract.record.user, "pd", "points")
+    for record in ({column: column for column in columns}, *result.scored):
+        print("  ".join(f"{record[column]:>14}" for column in columns))
+    print(
+        f"\nreleased model  {_short(result.live.release)}"
+        f"\nledgers         {home}/SHOP/SHOP.ledger"
+        f"\nlogs            {home}/coordinator/flower-server.log, {home}/SHOP/credit-client.log"
+        f"\nscores          {home}/scores.csv"
+        f"\n\nnext:\n  {commands}flower-server status --home {home}/coordinator"
+        f"\n  {commands}credit-client score --release {_short(result.live.release)} "
+        f"--shard {_short(result.shard)} --out all-scores.csv"
+        '\n  on two machines: README, section "Two machines"'
+        f"\n\n{result.seconds:.0f} s in all"
+    )
+
+
+def write_demo_json(result: DemoResult) -> None:
+    """Print one JSON object on stdout."""
+    rows = {row["arm"]: row for row in _records(result.run.table)}
+    history, found = result.live.outcome.history, result.newcomers
+
+    def figure(arm: str, column: str) -> Any:
+        return rows[arm][column] if arm in rows else None
+
+    shown = {
+        "contract": result.run.contract.federation.name,
+        "digest": result.run.contract.digest,
+        "rounds": history[-1].round,
+        "holders": min(line.holders for line in history),
+        "auc": figure("federated", "auc"),
+        "ks": figure("federated", "ks"),
+        "auc_released": figure("federated", "auc_released"),
+        **{f"auc_{arm}": figure(arm, "auc") for arm in ARMS[1:5]},
+        "auc_in_shop": figure("federated", "auc_in_holder"),
+        "auc_local_only": figure("local_only", "auc_in_holder"),
+        "auc_newcomer": found.auc,
+        "auc_newcomer_local": found.auc_local,
+        "newcomers": len(found.shops),
+        "newcomers_gained": found.gained,
+        "newcomers_left_out": dict(found.left_out),
+        "epsilon": result.live.outcome.epsilon,
+        "delta": result.run.contract.privacy.delta,
+        "bytes_up_per_round": result.live.outcome.bytes_up,
+        "scored": [dict(record) for record in result.scored],
+        "seconds": round(result.seconds, 2),
+        "seconds_by_part": {part: round(s, 2) for part, s in result.run.seconds.items()},
+        "home": str(result.home),
+        "release": str(result.live.release),
+    }
+    absent = {k: None for k, v in shown.items() if isinstance(v, float) and not math.isfinite(v)}
+    print(json.dumps({**shown, **absent}))
+
+
+def _short(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def write_markdown(result: RunResult) -> None:

@@ -122,9 +122,17 @@ def make_federation(folder: Path, names: list[str], text: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quick_contract() -> str:
-    """Three rounds of the German credit contract."""
+def whole_contract() -> str:
+    """Three rounds of the German credit contract, with BERT."""
     return contract_path("german").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def quick_contract(whole_contract) -> str:
+    """The same with the wide part alone, which needs no weights."""
+    text = whole_contract.replace("[model]\n", '[model]\ntrain = ["wide"]\n')
+    assert not parse_contract(text).model.reads_text
+    return text
 
 
 def without_privacy(text: str) -> str:
@@ -152,8 +160,8 @@ def running(
         yield coordinator, holders, address
 
 
-def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, quick_contract):
-    text = without_privacy(quick_contract)
+def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, whole_contract):
+    text = without_privacy(whole_contract)
     home = make_federation(tmp_path, sorted(shards), text)
     with running(home, tmp_path, shards, "--allow-no-privacy", seeded=True) as parts:
         coordinator, holders, _ = parts

@@ -125,12 +125,8 @@ def _join(options: argparse.Namespace) -> int:
         return _check(options, identity, mapping)
     log_to_stderr()
 
-    import torch
-
     from credit_client.participate import Terms, participate
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
     terms = Terms(
         mapping=mapping,
         max_epsilon=options.max_epsilon,
@@ -138,6 +134,7 @@ def _join(options: argparse.Namespace) -> int:
         allow_no_privacy=options.allow_no_privacy,
         seed=options.seed,
         device=options.device,
+        threads=options.threads,
     )
     tell = _tell_json if options.format == "json" else _tell_text
     participate(identity, options.shard, address, terms=terms, tell=tell)

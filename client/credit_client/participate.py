@@ -5,19 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from credit_client.app import holder_app, open_holder
 from credit_client.identity import Identity
 from credit_client.ledger import Ledger
 from credit_client.link import Link
 from credit_client.mapping import ShardMapping
 from credit_client.preflight import check_floors
 from credit_client.shard import Shard, read_shard, write_rejects
-from credit_client.training.randomness import SeededRandom
 from credit_common import federation_pb2 as pb
-from credit_common.backbone import resolve_backbone
 from credit_common.claim import Facts, schedule_epsilon
 from credit_common.errors import LinkError, PrivacyError
-from credit_common.model import CreditModel, device_of
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
 from credit_common.release import new_release_folder, write_release
 from credit_common.wire import pack, unpack_adapter
@@ -38,6 +34,7 @@ class Terms:
         allow_no_privacy: Whether a contract without a budget is accepted at all.
         seed: Of sampling, without privacy only.
         device: Where the model runs: auto, cpu, cuda or mps.
+        threads: CPU threads of torch; None leaves it to torch.
     """
 
     mapping: ShardMapping | None = None
@@ -46,6 +43,7 @@ class Terms:
     allow_no_privacy: bool = False
     seed: int | None = None
     device: str = "auto"
+    threads: int | None = None
 
 
 def participate(
@@ -75,12 +73,23 @@ def participate(
         raise PrivacyError(NO_PRIVACY)
     if contract.privacy.private and terms.seed is not None:
         raise PrivacyError("--seed is for a contract without privacy alone: noise has no seed")
-    plan = mechanism_plan(contract, identity.subject.size_class)
-    check_plan(plan)
     shard = read_shard(shard_path, contract, mapping=terms.mapping)
     log.info("%s: %s", shard_path.name, shard.summary())
     _keep_rejects(identity, shard)
+    plan = mechanism_plan(contract, identity.subject.size_class)
+    check_plan(plan)
     _knock(identity, address)
+
+    # torch takes seconds to import: what can be wrong before is looked at before.
+    from credit_client.app import holder_app, open_holder
+    from credit_client.training.randomness import SeededRandom
+    from credit_common.backbone import resolve_backbone
+    from credit_common.model import CreditModel, device_of
+
+    if terms.threads is not None:
+        import torch
+
+        torch.set_num_threads(terms.threads)
     backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
     model = CreditModel(contract, backbone, device_of(terms.device))
     private = contract.privacy.private

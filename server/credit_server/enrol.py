@@ -233,7 +233,7 @@ def _check_name(asked: Subject, known: Enrolled | None, *, renew: bool) -> None:
     if known.revoked:
         raise TrustError(f"{who} was revoked, and its name is not given again")
     if not renew:
-        raise TrustError(f"{who} is enrolled already; a new certificate for it is a renewal")
+        raise TrustError(f"{who} is enrolled already; --renew gives it a new certificate")
     if known.size_class != asked.size_class:
         raise TrustError(
             f"{who} has size class {known.size_class!r}, fixed at enrolment; the request says "

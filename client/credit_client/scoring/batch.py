@@ -232,7 +232,7 @@ def _check_place(path: Path, shard: Path, release: Path, overwrite: bool) -> Non
         if shard.exists() and path.samefile(shard):
             raise ShardError(f"{path}: is the shard itself, and would be lost")
         if not overwrite:
-            raise ShardError(f"{path}: exists already; it is replaced only if you say so")
+            raise ShardError(f"{path}: exists already; --overwrite replaces it")
         if not path.is_file():
             raise ShardError(f"{path}: is not a file, and is not replaced")
     if path.resolve().is_relative_to(release.resolve()):

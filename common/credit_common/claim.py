@@ -21,10 +21,11 @@ NO_PRIVACY = (
     "learn from it about single users in the data of the holders. Use it for research only."
 )
 ADVERSARY = (
-    "somebody who sees every message that a holder ever sends, as the coordinator does, who knows "
-    "the contract and all that other holders sent, and who has this release"
+    "somebody who sees every message that a holder sends in this run, as the coordinator does, who "
+    "knows the contract and all that other holders sent, and who has this release"
 )
 EXCLUDED = (
+    "other runs: what a holder sent before or after composes with this, and its ledger has the sum",
     "timing: when a holder answers, and how long it takes",
     "collusion of holders: holders that pool their data know what they pooled",
     "users of several holders: their epsilons compose",
@@ -151,14 +152,19 @@ def promise(contract: Contract, facts: Facts) -> str:
     """The promise in one paragraph; without a budget, that there is none."""
     if facts.epsilon is None:
         return NO_PRIVACY
+    budget = contract.privacy.epsilon
     assert facts.holdout_epsilon is not None
+    assert budget is not None  # `check_claim` has held the facts against the contract
     return (
         "Differential privacy for each user of each holder, under add/remove of that user: "
         f"epsilon {told_epsilon(facts.epsilon)} for a user who was trained on, "
         f"{told_epsilon(facts.holdout_epsilon)} for a hold-out user, at delta "
         f"{contract.privacy.delta:g}, by privacy loss distributions (dp-accounting). It holds "
-        "against everyone who sees all messages of a holder. It does not make the model anonymous "
-        "data."
+        "against everyone who sees all messages that a holder sends in a run of this schedule. "
+        "What it sends in other runs, or to a coordinator that asks more often, composes with it: "
+        "its own ledger has the sum, and under this contract refuses past epsilon "
+        f"{budget:g}. It does not "
+        "make the model anonymous data."
     )
 
 

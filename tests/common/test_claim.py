@@ -172,6 +172,23 @@ def test_the_statement_says_what_the_contract_runs(longer):
     assert said["statement"] == promise(longer, facts)
 
 
+def test_the_promise_is_of_one_run_and_names_what_bounds_all_of_them(longer):
+    spent, held_out = schedule_epsilon(longer, 1)
+    made = Facts(
+        rounds=1,
+        holders=2,
+        epsilon=spent,
+        holdout_epsilon=held_out,
+        created="2026-01-01T00:00:00+00:00",
+    )
+    said = promise(longer, made)
+    assert "in a run of this schedule" in said
+    assert f"refuses past epsilon {longer.privacy.epsilon:g}." in said
+    statement = privacy_statement(longer, made)
+    assert "in this run" in statement["adversary"]
+    assert any("other runs" in part for part in statement["excluded"])
+
+
 def test_without_a_budget_the_statement_promises_nothing(longer):
     none = Facts(**{**RIGHT, "epsilon": None, "holdout_epsilon": None})
     said = privacy_statement(longer.without_privacy(), none)

@@ -135,6 +135,14 @@ kind = "dropped"
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_of_its_own(tmp_path_factory):
+    """Witnesses of ledgers lie in the user's state folder: not in that of whoever runs tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def contract_text() -> str:
     """A small federation file with a field of each kind."""

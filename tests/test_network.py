@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -23,6 +25,7 @@ from flwr.clientapp import ClientApp
 
 from credit_client import identity as own
 from credit_client import link as link_module
+from credit_client.gate import Exit
 from credit_client.identity import Identity
 from credit_client.link import Link
 from credit_common import federation_pb2 as pb
@@ -35,6 +38,7 @@ from credit_common.wire import adapter_reply, array_record, pack, request_arrays
 from credit_server.authority import create_authority, issue_holder
 from credit_server.enrol import Registry, enrol, revoke
 from credit_server.grid import GrpcGrid
+from credit_server.heads import Heads
 from credit_server.service import Service
 
 SCHEMA = {"w": (3,)}
@@ -82,6 +86,7 @@ class Net:
             self.contract,
             self.registry,
             grid,
+            Heads(self.home),
             authority=self.authority,
             server_name=self.bundle.server_name,
             listen=listen,
@@ -90,13 +95,24 @@ class Net:
             yield f"127.0.0.1:{service.port}"
 
 
+class Free:
+    """Takes the place of a ledger where trivial apps answer: all is charged."""
+
+    def confirm(self, message_id: str, payload: bytes) -> SimpleNamespace:
+        return SimpleNamespace(reply_digest=hashlib.sha256(payload).hexdigest())
+
+
+def link_of(identity: Identity, address: str) -> Link:
+    return Link(identity, address, 1000, exit_=Exit(identity.manifest, Free()))
+
+
 class Holder:
     """A holder in a thread of its own."""
 
     def __init__(self, identity: Identity, address: str, app: ClientApp, **watchers: Callable):
         self.finished: pb.Finished | None = None
         self.error: BaseException | None = None
-        self._link = Link(identity, address, 1000)
+        self._link = link_of(identity, address)
         self._thread = threading.Thread(target=self._run, args=(app, watchers), daemon=True)
         self._thread.start()
 
@@ -337,7 +353,9 @@ def test_tls_1_3_alone_is_spoken(net, version, spoken):
 
 def test_an_unknown_wire_version_is_refused_by_name(net, monkeypatch):
     monkeypatch.setattr(
-        link_module, "hello", lambda digest: pb.Hello(wire_versions=[7, 9], contract_digest=digest)
+        link_module,
+        "hello",
+        lambda digest, head: pb.Hello(wire_versions=[7, 9], contract_digest=digest),
     )
     with net.serve(net.grid()) as address, Link(net.holders["a"], address, 1000) as link:
         with pytest.raises(LinkError, match="coordinator speaks 1, the holder 7, 9") as error:
@@ -371,7 +389,7 @@ def test_nobody_answers_in_anothers_name(net):
         until(lambda: asked)
         forged = pb.Reply(message_id=asked[0], adapter=pack({"w": np.full(3, 666, np.float32)}))
         with Link(net.holders["b"], address, 1000) as link:
-            assert link._answer(forged, timeout=5).counted is False
+            assert link._answer(forged.SerializeToString(), timeout=5).counted is False
         gate.set()
         round_.join(ENOUGH)
         assert values(replies) == [1.0]
@@ -590,12 +608,14 @@ def connect_proxy(target: str) -> Iterator[tuple[str, list[str]]]:
 
 
 CHILD = """
-import ctypes, sys, time
+import ctypes, hashlib, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from credit_common import protocol
 protocol.PING_SECONDS = protocol.PING_TIMEOUT_SECONDS = 1
 import numpy as np
 from flwr.clientapp import ClientApp
+from credit_client.gate import Exit
 from credit_client.identity import open_identity
 from credit_client.link import Link
 from credit_common.wire import adapter_reply, pack
@@ -608,7 +628,12 @@ def _train(message, context):
     ctypes.PyDLL(None).usleep(int(float(sys.argv[3]) * 1e6))
     return adapter_reply(message, pack({"w": np.full(3, 7, np.float32)}), 1.0)
 
-with Link(open_identity(Path(sys.argv[1])), sys.argv[2], 1000) as link:
+class Free:
+    def confirm(self, message_id, payload):
+        return SimpleNamespace(reply_digest=hashlib.sha256(payload).hexdigest())
+
+own = open_identity(Path(sys.argv[1]))
+with Link(own, sys.argv[2], 1000, exit_=Exit(own.manifest, Free())) as link:
     link.work(app)
 """
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from credit_common.errors import PrivacyError
+from credit_common.errors import LedgerBusyError, PrivacyError
 
 GENESIS = hashlib.sha256(b"credit-federation ledger 1").hexdigest()
 APPLICATION_ID = 0x43464C31  # "CFL1", in the file's header: a ledger of format 1
@@ -47,10 +47,12 @@ class Entry:
     Attributes:
         sequence: 1 for the first entry, without gaps.
         time: UTC, ISO 8601, seconds.
-        account: "train" or "holdout"; "split" for the entry that records a salt and fraction.
-        event: Canonical JSON of the privacy event ("null" in a run without privacy) or the split.
+        account: "train" or "holdout"; "split" for the entry that records a salt and fraction,
+            "override" for a person's word that entries were lost.
+        event: Canonical JSON of the privacy event ("null" in a run without privacy), of the split
+            or of the signed word.
         contract_digest: The contract under which it was spent.
-        message_id: The message that is answered; None for a split.
+        message_id: The message that is answered; None where there is none.
         request_digest, reply_digest: SHA-256 of request and reply, in hex.
         previous: Hash of the entry before, or GENESIS.
     """
@@ -180,7 +182,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-            raise PrivacyError(
+            raise LedgerBusyError(
                 f"the ledger {path} is in use by another client: a holder runs one at a time"
             ) from None
         raise PrivacyError(f"the ledger {path} cannot be opened: {error}") from None

@@ -146,7 +146,7 @@ def _check(options: argparse.Namespace, identity: Any, mapping: Any) -> int:
     from credit_client.preflight import inspect
     from credit_client.preflight_text import as_json, show
 
-    ledger = Ledger.open(identity.ledger_path)
+    ledger = Ledger.open(identity.ledger_path, identity.witness)
     try:
         found = inspect(
             identity.bundle.contract,

@@ -3,17 +3,16 @@
 Computed from public facts and the ledger alone, without the model and before anything is sent.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from credit_client.chain import digest
+from credit_client.balance import ACCOUNTS, History
 from credit_client.ledger import Ledger
 from credit_common.accountant import epsilon, epsilon_replace_one
 from credit_common.contract import Contract
-from credit_common.events import Event, event_from_json
+from credit_common.events import Event
 from credit_common.privacy import MechanismPlan
 from credit_common.text import wide_width
 
@@ -35,9 +34,6 @@ COUNTED = {
 }
 """Kind of task -> the cells that users are counted in, and what their sums tell of all."""
 REQUEST_ID = "id of the request"
-
-History = list[Event | None]
-"""What one account spends; None is a release without noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,19 +146,10 @@ def ledger_outlook(contract: Contract, plan: MechanismPlan, ledger: Ledger) -> O
     Raises:
         PrivacyError: If the ledger cannot be read.
     """
-    past: dict[str, History] = {"train": [], "holdout": []}
-    splits = []
-    charged: Counter[str] = Counter()
-    for entry in ledger.entries():
-        plain = json.loads(entry.event)
-        if entry.account == "split":
-            splits.append(plain)
-        else:
-            past[entry.account].append(None if plain is None else event_from_json(plain))
-            charged[entry.account] += entry.contract_digest == contract.digest
-    salt = digest(contract.split.salt.encode())
-    own = {"holdout": contract.split.holdout, "salt_sha256": salt}  # as `Ledger.bind_split` has it
-    add = ledger.accounts_add or (bool(splits) and own not in splits)
+    balance = ledger.balance
+    past = {account: balance.history(account) for account in ACCOUNTS}
+    charged = Counter(e.account for e in ledger.entries() if e.contract_digest == contract.digest)
+    add = balance.would_add(contract.split.salt, contract.split.holdout)
 
     def after(rounds: int, evaluations: int) -> Spend:
         train, holdout = _schedule(plan, rounds, evaluations)

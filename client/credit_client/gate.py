@@ -3,6 +3,9 @@
 An answer is made in this order: look the request up (a repeated one gets the same bytes, never
 fresh noise); check the budget; compute; charge the ledger and store the reply in one durable
 transaction; only then hand the reply out. Nothing else in this package makes a message.
+
+What goes to the network are bytes, and `Exit` alone makes them: it lists each message in the
+manifest, and lets arrays pass only if they are the very bytes that the ledger charged.
 """
 
 import hashlib
@@ -13,7 +16,10 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from credit_client.ledger import Account, Ledger
+from credit_client.balance import Account
+from credit_client.ledger import Ledger
+from credit_client.manifest import GREETING, REFUSAL, Manifest
+from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, PrivacyError, WireError
 from credit_common.model import Arrays, check_adapter
@@ -121,6 +127,44 @@ class Gate:
         except Exception as error:  # whatever broke may quote data: its type is all that is kept
             log.warning("refused a request: %s", type(error).__name__)
             return refusal(request)
+
+
+class Exit:
+    """Makes the bytes of what a holder sends.
+
+    Args:
+        manifest: Where each message is listed before it leaves.
+        ledger: What answers must have been charged to; None lets greetings pass alone.
+    """
+
+    def __init__(self, manifest: Manifest, ledger: Ledger | None = None) -> None:
+        self._manifest, self._ledger = manifest, ledger
+
+    def greeting(self, hello: pb.Hello) -> bytes:
+        """The opening of a call."""
+        content = hello.SerializeToString(deterministic=True)
+        self._manifest.add(GREETING, len(content))
+        return content
+
+    def answer(self, reply: pb.Reply, round_: int) -> bytes:
+        """The answer to a request of a round.
+
+        Raises:
+            PrivacyError: If it carries anything but what the ledger charged for this request.
+        """
+        reply.DiscardUnknownFields()
+        content = reply.SerializeToString(deterministic=True)
+        facts = {"message_id": reply.message_id, "round": round_}
+        kind = reply.WhichOneof("outcome")
+        if kind == "refused":
+            self._manifest.add(REFUSAL, len(content), **facts)
+            return content
+        if kind is None or self._ledger is None:
+            raise PrivacyError(f"an answer to {reply.message_id!r} has no charge")
+        payload: bytes = getattr(reply, kind)
+        entry = self._ledger.confirm(reply.message_id, payload)
+        self._manifest.add(kind, len(content), payload_sha256=entry.reply_digest, **facts)
+        return content
 
 
 def _short(payload: bytes) -> str:

@@ -5,6 +5,9 @@
     NAME.pem      comes back from the coordinator
     bundle.json   the federation that the holder has agreed to
     NAME.ledger   what its users have spent
+    NAME.manifest.jsonl   what left this machine
+
+The ledger's witness lies elsewhere (see `credit_client.witness`).
 
 A home holds one identity. The ledger is made before the key and the key is never made anew, so a
 key without a ledger shows that the ledger was lost.
@@ -18,18 +21,22 @@ from pathlib import Path
 from cryptography import x509
 
 from credit_client.ledger import Ledger
+from credit_client.manifest import Manifest
+from credit_client.witness import EXHAUSTED, Witness, state_folder
 from credit_common.bundle import Bundle, read_bundle, write_bundle
 from credit_common.certificates import (
     SERVER_NODE,
     Subject,
     certificate_sha256,
     expiry,
+    fingerprint,
     is_issued_by,
     key_pem,
     load_certificate,
     load_key,
     make_request,
     new_key,
+    public_hex,
     public_key_of,
     read_private,
     subject_of,
@@ -67,6 +74,18 @@ class Identity:
     def key_path(self) -> Path:
         """File of the private key, for libraries that read it themselves."""
         return self.home / f"{self.subject.name}.key"
+
+    @property
+    def witness(self) -> Witness:
+        """What remembers the ledger's newest head outside the home; it goes by the key."""
+        key = load_key(self.key_pem, str(self.key_path)).public_key()
+        name = fingerprint(bytes.fromhex(public_hex(key))).replace(" ", "")
+        return Witness(state_folder() / f"{self.subject.name}-{name}.json")
+
+    @property
+    def manifest(self) -> Manifest:
+        """The list of all that left."""
+        return Manifest(self.home / f"{self.subject.name}.manifest.jsonl")
 
     @property
     def certificate_path(self) -> Path:
@@ -138,8 +157,12 @@ def accept(home: Path, bundle: Bundle) -> None:
     write_bundle(home / BUNDLE_FILE, bundle)
 
 
-def open_identity(home: Path) -> Identity:
+def open_identity(home: Path, *, ledger_lost: bool = False) -> Identity:
     """Read and check the identity of a home.
+
+    Args:
+        home: The holder's folder.
+        ledger_lost: Whether the ledger may be missing, to be restored or signed for.
 
     Raises:
         ContractError: If the size class is not in the contract any more.
@@ -179,7 +202,8 @@ def open_identity(home: Path) -> Identity:
         raise TrustError(f"{path} has node id {subject.node_id}, which is no holder's")
     _check_dates(certificate, path)
     bundle.contract.privacy.class_users(subject.size_class)
-    _check_ledger(home / f"{name}.ledger")
+    if not ledger_lost:
+        _check_ledger(home / f"{name}.ledger")
     return Identity(
         home=home,
         subject=subject,
@@ -237,7 +261,4 @@ def _check_dates(certificate: x509.Certificate, path: Path) -> None:
 
 def _check_ledger(path: Path) -> None:
     if not path.exists():
-        raise PrivacyError(
-            f"the ledger {path} is missing: a lost ledger counts as exhausted; restore it from a "
-            f"backup"
-        )
+        raise PrivacyError(f"the ledger {path} is missing. {EXHAUSTED}")

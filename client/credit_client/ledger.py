@@ -5,9 +5,7 @@ that charges for it, which is on the disk before `charge` returns. So a crash at
 either no charge and no reply, or a charge and the very bytes that a repeated request is answered
 with: ε never falls, and fresh noise is never drawn twice for one message.
 
-Users of the train and hold-out accounts are disjoint as long as one salt and hold-out fraction have
-split them since the first charge; then the holder's ε is the larger of the two accounts'. Otherwise
-a user may be in both, and both accounts' events compose.
+What the entries add up to is in `credit_client.balance`.
 """
 
 import contextlib
@@ -19,8 +17,9 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Self
 
+from credit_client.balance import Account, Balance, epsilon_of, split_text
 from credit_client.chain import (
     GENESIS,
     Entry,
@@ -31,12 +30,9 @@ from credit_client.chain import (
     open_file,
     open_in_memory,
 )
-from credit_common.accountant import epsilon, epsilon_replace_one
+from credit_client.witness import Witness
 from credit_common.errors import BudgetError, PrivacyError
-from credit_common.events import Event, event_from_json, event_to_json
-
-Account = Literal["train", "holdout"]
-ACCOUNTS: tuple[Account, ...] = get_args(Account)
+from credit_common.events import Event, event_to_json
 
 
 class Ledger:
@@ -46,19 +42,28 @@ class Ledger:
     the operating system's lock. Safe to use from several threads.
     """
 
-    def __init__(self, connection: sqlite3.Connection, name: str, *, durable: bool) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        *,
+        durable: bool,
+        witness: Witness | None = None,
+    ) -> None:
         self._connection: sqlite3.Connection | None = connection
         self._name = name
         self._durable = durable
         self._process = os.getpid()
         self._lock = threading.RLock()
-        self._spent: dict[str, list[Event | None]] = {account: [] for account in ACCOUNTS}
-        self._splits: list[str] = []
-        self._charged_unsplit = False
+        self._witness = witness
+        self._balance = Balance(durable=durable)
         try:
             self.verify()
             for entry in self.entries():
                 self._count(entry)
+            if witness is not None:
+                witness.check(self._balance.counter, self._balance.hash_at, name)
+                witness.note(self._balance.counter, self.head[1])
         except PrivacyError:
             self.close()
             raise
@@ -73,13 +78,18 @@ class Ledger:
         return cls(create_file(Path(path)), str(path), durable=True)
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path, witness: Witness | None = None) -> Self:
         """Open an existing ledger and verify its chain.
 
+        Args:
+            path: Its file.
+            witness: Held against the ledger now, and told of each new entry.
+
         Raises:
-            PrivacyError: If it is missing, in use by a process, not a ledger, or tampered with.
+            PrivacyError: If it is missing, in use by a process, not a ledger, tampered with, or
+                not what the witness remembers.
         """
-        return cls(open_file(Path(path)), str(path), durable=True)
+        return cls(open_file(Path(path)), str(path), durable=True, witness=witness)
 
     @classmethod
     def in_memory(cls) -> Self:
@@ -95,10 +105,9 @@ class Ledger:
         The second different pair, or a first one after a charge, makes the accounts add up for
         ever. Only the salt's SHA-256 is kept.
         """
-        split = canonical({"holdout": float(fraction), "salt_sha256": digest(salt.encode())})
         with self._writing():
-            if split not in self._splits:
-                self._append("split", split, "", None, "", b"")
+            if not self._balance.has_split(salt, fraction):
+                self._append("split", split_text(salt, fraction), "", None, "", b"")
 
     def check(
         self, account: Account, event: Event | None, budget_epsilon: float | None, delta: float
@@ -119,17 +128,16 @@ class Ledger:
             PrivacyError: If noise or a finite budget is missing.
         """
         with self._lock:
-            _check_account(account)
+            spent = self._balance.composed(account)
             if event is None and budget_epsilon is None and not self._durable:
                 return math.inf
             if event is None or budget_epsilon is None or not math.isfinite(budget_epsilon):
                 raise PrivacyError(f"{self._name}: a release needs noise and a finite budget")
-            spent = self._composed(account)
-            after = _epsilon([*spent, event], delta)
+            after = epsilon_of([*spent, event], delta)
             if not after <= budget_epsilon:
                 raise BudgetError(
                     f"the privacy budget ends here: account {account!r} has epsilon "
-                    f"{_epsilon(spent, delta):.4f}, this release would make it {after:.4f}, "
+                    f"{epsilon_of(spent, delta):.4f}, this release would make it {after:.4f}, "
                     f"and the budget is {budget_epsilon:g} at delta {delta:g}"
                 )
             return after
@@ -190,34 +198,71 @@ class Ledger:
         with self._writing():
             self._execute("DELETE FROM replies WHERE message_id = ?", message_id)
 
+    def confirm(self, message_id: str, payload: bytes) -> Entry:
+        """The entry by which these very bytes were charged for a message.
+
+        Raises:
+            PrivacyError: If there is none.
+        """
+        with self._lock:
+            found = self._find(message_id)
+        if found is None or found.reply_digest != digest(payload):
+            raise PrivacyError(f"{self._name} has no charge for what answers {message_id!r}")
+        return found
+
+    def override(self, statement: str, counter: int) -> Entry:
+        """Enter that a person signed for entries that were lost.
+
+        Args:
+            statement: The signed statement, canonical JSON (see `credit_client.safekeeping`).
+            counter: Highest counter that is known of, at least the ledger's own.
+        """
+        if counter < self._balance.counter or json.loads(statement).get("counter") != counter:
+            raise PrivacyError(f"counter = {counter}: must be the statement's, not below the own")
+        with self._writing():
+            return self._append("override", statement, "", None, "", b"")
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the whole ledger, replies included, to a file that is not there yet.
+
+        Raises:
+            PrivacyError: If it cannot be written.
+        """
+        with self._lock:
+            self._execute("SELECT 1")  # it is open, and in the process that opened it
+            assert self._connection is not None
+            copy = create_file(path)
+            try:
+                self._connection.backup(copy)
+            except sqlite3.Error as error:
+                raise PrivacyError(f"cannot write {path}: {error}") from None
+            finally:
+                copy.close()
+
     def epsilon(self, account: Account, delta: float) -> float:
         """ε that the account's own events have spent, under add/remove of a user."""
         with self._lock:
-            _check_account(account)
-            return _epsilon(self._spent[account], delta)
+            return epsilon_of(self._balance.history(account), delta)
 
     def epsilon_overall(self, delta: float) -> float:
         """ε of any user of the holder, under add/remove of that user."""
         with self._lock:
-            return max(_epsilon(self._composed(account), delta) for account in ACCOUNTS)
+            return self._balance.epsilon(delta)
 
     def epsilon_replace_one(self, delta: float) -> float:
         """ε under a change of one user for another, who may be on the other side of the split."""
         with self._lock:
-            train, holdout = self._spent["train"], self._spent["holdout"]
-            both = [*train, *holdout]
-            if None in both:
-                return math.inf
-            groups = [both] if self.accounts_add else [train, holdout]
-            return max(
-                _epsilon(both, delta),
-                *(epsilon_replace_one(cast(list[Event], group), delta) for group in groups),
-            )
+            return self._balance.epsilon_replace_one(delta)
 
     @property
     def accounts_add(self) -> bool:
         """Whether a user may have been in both accounts."""
-        return len(self._splits) > 1 or self._charged_unsplit
+        return self._balance.accounts_add
+
+    @property
+    def balance(self) -> Balance:
+        """What the entries add up to now; not to be changed."""
+        return self._balance
 
     @property
     def head(self) -> tuple[int, str]:
@@ -281,6 +326,8 @@ class Ledger:
             try:
                 yield
                 self._execute("COMMIT")
+                if self._witness is not None:
+                    self._witness.note(self._balance.counter, self.head[1])
             finally:
                 if self._connection is not None and self._connection.in_transaction:
                     self._execute("ROLLBACK")
@@ -316,34 +363,13 @@ class Ledger:
         return Entry.from_row(rows[0]) if rows else None
 
     def _count(self, entry: Entry) -> None:
-        if entry.account == "split":
-            self._splits.append(entry.event)
-            return
-        if entry.account not in ACCOUNTS:
-            raise self._tampered(entry.sequence, "its account is unknown")
-        plain = json.loads(entry.event)
-        if plain is None and self._durable:
-            raise self._tampered(entry.sequence, "it has no noise")
-        self._spent[entry.account].append(None if plain is None else event_from_json(plain))
-        self._charged_unsplit |= not self._splits
-
-    def _composed(self, account: Account) -> list[Event | None]:
-        if self.accounts_add:
-            return [event for spent in self._spent.values() for event in spent]
-        return self._spent[account]
+        try:
+            self._balance.count(entry)
+        except PrivacyError as error:
+            raise self._tampered(entry.sequence, str(error)) from None
 
     def _tampered(self, sequence: int, how: str) -> PrivacyError:
         return PrivacyError(
             f"{self._name} was tampered with or damaged at entry {sequence}: {how}. "
             f"Restore it from its backup"
         )
-
-
-def _epsilon(events: list[Event | None], delta: float) -> float:
-    given = [event for event in events if event is not None]
-    return epsilon(given, delta) if len(given) == len(events) else math.inf
-
-
-def _check_account(account: str) -> None:
-    if account not in ACCOUNTS:
-        raise PrivacyError(f"account {account!r}: must be one of {', '.join(ACCOUNTS)}")

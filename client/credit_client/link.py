@@ -14,6 +14,8 @@ import grpc
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
+from credit_client.gate import Exit
+from credit_client.heads import OwnHeads
 from credit_client.identity import Identity
 from credit_client.reach import is_loopback, why_unreachable
 from credit_common import federation_pb2 as pb
@@ -21,9 +23,12 @@ from credit_common.bundle import parse_address
 from credit_common.errors import CreditError, LinkError, TrustError
 from credit_common.protocol import (
     SERVICE,
+    WIRE_VERSIONS,
     channel_options,
+    from_head,
     from_request,
     hello,
+    to_head,
     to_reply,
 )
 from credit_common.wire import SERVER_NODE, empty_context, refusal, set_identity
@@ -50,16 +55,28 @@ class Link:
         address: HOST:PORT of the coordinator. Its certificate must be that of the bundle's server
             name whatever the address is.
         array_bytes: Size of the largest message's arrays.
+        exit_: Makes the bytes of all that is sent; the default lets no answer pass.
+        heads: Signs the ledger's heads; None sends none, as without privacy.
     """
 
-    def __init__(self, identity: Identity, address: str, array_bytes: int) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        address: str,
+        array_bytes: int,
+        *,
+        exit_: Exit | None = None,
+        heads: OwnHeads | None = None,
+    ) -> None:
         self.address = address
+        self._exit = exit_ or Exit(identity.manifest)
+        self._heads = heads
         self._answer_seconds = JOIN_SECONDS + array_bytes / SLOWEST_BYTES_A_SECOND
         self._identity = identity
         host, _ = parse_address(address)
         bundle = identity.bundle
         options: list[tuple[str, Any]] = [
-            *channel_options(array_bytes),
+            *channel_options(array_bytes, "holder"),
             ("grpc.ssl_target_name_override", bundle.server_name),
             ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1),
             ("grpc.max_reconnect_backoff_ms", int(LONGEST_WAIT_SECONDS * 1000)),
@@ -73,16 +90,12 @@ class Link:
         )
         self._channel = grpc.secure_channel(address, credentials, options=options)
         path = f"/{SERVICE}/"
-        self._join = self._channel.unary_unary(
-            path + "Join", pb.Hello.SerializeToString, pb.Welcome.FromString
-        )
-        self._work = self._channel.unary_stream(
-            path + "Work", pb.Hello.SerializeToString, pb.Task.FromString
-        )
-        self._answer = self._channel.unary_unary(
-            path + "Answer", pb.Reply.SerializeToString, pb.Receipt.FromString
-        )
-        self._hello = hello(bundle.contract_digest)
+        # No serialisers: what these are called with are the bytes that the gate made.
+        channel: Any = self._channel
+        self._join = channel.unary_unary(path + "Join", None, pb.Welcome.FromString)
+        self._work = channel.unary_stream(path + "Work", None, pb.Task.FromString)
+        self._answer = channel.unary_unary(path + "Answer", None, pb.Receipt.FromString)
+        self._rounds = bundle.contract.training.rounds
         set_identity(RUN_ID, SERVER_NODE)  # requests are made here in the coordinator's name
 
     def __enter__(self) -> Self:
@@ -97,6 +110,7 @@ class Link:
         Raises:
             LinkError: If the coordinator cannot be reached, or speaks no common wire version, or
                 runs another contract.
+            PrivacyError: If the coordinator has a head that the ledger does not continue.
             TrustError: If one side does not take the other's certificate.
         """
         try:
@@ -134,13 +148,13 @@ class Link:
                 self._joined()
                 on_connected()
                 # Read to the stream's end, so that the coordinator knows that the last task came.
-                for task in self._work(self._hello):
+                for task in self._work(self._greeting()):
                     failures = 0
                     if task.WhichOneof("what") == "finished":
                         finished = task.finished
                     else:
                         reply = to_reply(self._run(app, task.request, context))
-                        self._send(reply)
+                        self._send(reply, task.request.round)
                         on_answered(task.request, reply)
                 reason: CreditError = LinkError("the coordinator closed the stream", final=False)
             except grpc.RpcError as error:
@@ -156,13 +170,19 @@ class Link:
             time.sleep(seconds)
 
     def _joined(self) -> pb.Welcome:
-        welcome: pb.Welcome = self._join(self._hello, timeout=JOIN_SECONDS)
-        if welcome.wire_version not in self._hello.wire_versions:
+        welcome: pb.Welcome = self._join(self._greeting(), timeout=JOIN_SECONDS)
+        if welcome.wire_version not in WIRE_VERSIONS:
             raise LinkError(
                 f"the coordinator chose wire version {welcome.wire_version}, which this holder "
                 "did not offer"
             )
+        if self._heads is not None:
+            self._heads.check(from_head(welcome))
         return welcome
+
+    def _greeting(self) -> bytes:
+        head = self._heads.head() if self._heads else None
+        return self._exit.greeting(hello(self._identity.bundle.contract_digest, head))
 
     def _reason(self, error: grpc.RpcError) -> CreditError:
         """What a failed call means to the holder's person."""
@@ -188,7 +208,10 @@ class Link:
             log.warning("refused a request: %s", type(error).__name__)
             return refusal(message)
 
-    def _send(self, reply: pb.Reply) -> None:
-        receipt = self._answer(reply, timeout=self._answer_seconds, wait_for_ready=True)
+    def _send(self, reply: pb.Reply, round_: int) -> None:
+        if self._heads is not None:
+            reply.head.CopyFrom(to_head(self._heads.head(spend=round_ >= self._rounds)))
+        content = self._exit.answer(reply, round_)
+        receipt = self._answer(content, timeout=self._answer_seconds, wait_for_ready=True)
         if not receipt.counted:
             log.warning("the coordinator no longer waits for the answer to %s", reply.message_id)

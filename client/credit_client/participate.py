@@ -1,10 +1,13 @@
 """A holder's part in a federation: from its shard to the release in its own folder."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from credit_client.gate import Exit
+from credit_client.heads import OwnHeads
 from credit_client.identity import Identity
 from credit_client.ledger import Ledger
 from credit_client.link import Link
@@ -15,6 +18,7 @@ from credit_common import federation_pb2 as pb
 from credit_common.claim import Facts, schedule_epsilon
 from credit_common.errors import LinkError, PrivacyError
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
+from credit_common.protocol import head_of
 from credit_common.release import new_release_folder, write_release
 from credit_common.wire import pack, unpack_adapter
 
@@ -67,7 +71,7 @@ def participate(
     Raises:
         CreditError: Whatever contract, shard, ledger, certificate or coordinator refuse.
     """
-    contract, name = identity.bundle.contract, identity.subject.name
+    contract = identity.bundle.contract
     check_floors(contract, terms.max_epsilon, terms.max_delta)
     if not contract.privacy.private and not terms.allow_no_privacy:
         raise PrivacyError(NO_PRIVACY)
@@ -76,9 +80,28 @@ def participate(
     shard = read_shard(shard_path, contract, mapping=terms.mapping)
     log.info("%s: %s", shard_path.name, shard.summary())
     _keep_rejects(identity, shard)
-    plan = mechanism_plan(contract, identity.subject.size_class)
-    check_plan(plan)
-    _knock(identity, address)
+    check_plan(mechanism_plan(contract, identity.subject.size_class))
+    private = contract.privacy.private
+    # Opened before anything is sent: a ledger that is not whole releases nothing.
+    ledger = Ledger.open(identity.ledger_path, identity.witness) if private else Ledger.in_memory()
+    with contextlib.closing(ledger):
+        heads = OwnHeads(identity, ledger) if private else None
+        _knock(identity, address, heads)
+        return _take_part(identity, shard, address, ledger, heads, terms=terms, tell=tell)
+
+
+def _take_part(
+    identity: Identity,
+    shard: Shard,
+    address: str,
+    ledger: Ledger,
+    heads: OwnHeads | None,
+    *,
+    terms: Terms,
+    tell: Tell,
+) -> Path:
+    contract, name = identity.bundle.contract, identity.subject.name
+    private = contract.privacy.private
 
     # torch takes seconds to import: what can be wrong before is looked at before.
     from credit_client.app import holder_app, open_holder
@@ -92,42 +115,41 @@ def participate(
         torch.set_num_threads(terms.threads)
     backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
     model = CreditModel(contract, backbone, device_of(terms.device))
-    private = contract.privacy.private
-    ledger = Ledger.open(identity.ledger_path) if private else Ledger.in_memory()
-    try:
-        holder = open_holder(
-            name,
-            contract,
-            size_class=identity.subject.size_class,
-            ledger=ledger,
-            model=model,
-            train_records=[example.record for example in shard.train],
-            holdout_records=[example.record for example in shard.holdout],
-            allow_no_privacy=terms.allow_no_privacy,
-            source=None if terms.seed is None else SeededRandom(terms.seed, plan),
+    source = None
+    if terms.seed is not None:
+        source = SeededRandom(terms.seed, mechanism_plan(contract, identity.subject.size_class))
+    holder = open_holder(
+        name,
+        contract,
+        size_class=identity.subject.size_class,
+        ledger=ledger,
+        model=model,
+        train_records=[example.record for example in shard.train],
+        holdout_records=[example.record for example in shard.holdout],
+        allow_no_privacy=terms.allow_no_privacy,
+        source=source,
+    )
+    tell("ready", train=len(shard.train), holdout=len(shard.holdout))
+
+    def answered(request: pb.Request, reply: pb.Reply) -> None:
+        tell(
+            "answered",
+            round=request.round,
+            kind=pb.Kind.Name(request.kind).lower(),
+            refused=reply.WhichOneof("outcome") == "refused",
+            epsilon=ledger.epsilon_overall(contract.privacy.delta) if private else None,
         )
-        tell("ready", train=len(shard.train), holdout=len(shard.holdout))
 
-        def answered(request: pb.Request, reply: pb.Reply) -> None:
-            tell(
-                "answered",
-                round=request.round,
-                kind=pb.Kind.Name(request.kind).lower(),
-                refused=reply.WhichOneof("outcome") == "refused",
-                epsilon=ledger.epsilon_overall(contract.privacy.delta) if private else None,
-            )
-
-        array_bytes = max(len(pack(model.initial_adapter())), 2 * contract.evaluation.bins * 8)
-        with Link(identity, address, array_bytes) as link:
-            finished = link.work(
-                holder_app(holder),
-                on_connected=lambda: tell("connected", address=address),
-                on_waiting=lambda reason, seconds: tell("waiting", reason=reason, seconds=seconds),
-                on_answered=answered,
-            )
-        spent = ledger.epsilon_overall(contract.privacy.delta) if private else None
-    finally:
-        ledger.close()
+    array_bytes = max(len(pack(model.initial_adapter())), 2 * contract.evaluation.bins * 8)
+    exit_ = Exit(identity.manifest, ledger)
+    with Link(identity, address, array_bytes, exit_=exit_, heads=heads) as link:
+        finished = link.work(
+            holder_app(holder),
+            on_connected=lambda: tell("connected", address=address),
+            on_waiting=lambda reason, seconds: tell("waiting", reason=reason, seconds=seconds),
+            on_answered=answered,
+        )
+    spent = ledger.epsilon_overall(contract.privacy.delta) if private else None
     schedule = schedule_epsilon(contract, finished.rounds)
     folder = new_release_folder(identity.home)
     write_release(
@@ -142,6 +164,7 @@ def participate(
             epsilon=schedule and schedule[0],
             holdout_epsilon=schedule and schedule[1],
             created=finished.created,
+            heads=tuple(head_of(head) for head in finished.heads),
         ),
     )
     tell("done", release=folder, epsilon=spent, delta=contract.privacy.delta)
@@ -155,9 +178,9 @@ def _keep_rejects(identity: Identity, shard: Shard) -> None:
         log.info("%d rejected rows are listed in %s", len(shard.rejects), path)
 
 
-def _knock(identity: Identity, address: str) -> None:
+def _knock(identity: Identity, address: str, heads: OwnHeads | None) -> None:
     """Stop at once where the coordinator would never let this holder in; else go on."""
-    with Link(identity, address, 0) as link:
+    with Link(identity, address, 0, heads=heads) as link:
         try:
             link.join()
         except LinkError as error:

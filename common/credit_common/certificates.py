@@ -221,6 +221,29 @@ def public_key_of(signed: Signed, where: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def public_hex(key: ec.EllipticCurvePublicKey) -> str:
+    """The key as SubjectPublicKeyInfo in DER, in hex (182 characters)."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(serialization.Encoding.DER, form).hex()
+
+
+def sign(key: ec.EllipticCurvePrivateKey, statement: bytes) -> str:
+    """ECDSA with SHA-256 over a statement, in hex."""
+    return key.sign(statement, ec.ECDSA(hashes.SHA256())).hex()
+
+
+def is_signed(statement: bytes, signature: str, public_key: str) -> bool:
+    """Whether `sign` made the signature with the key of `public_hex`."""
+    try:
+        key = serialization.load_der_public_key(bytes.fromhex(public_key))
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
+        key.verify(bytes.fromhex(signature), statement, ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, *_MALFORMED):
+        return False
+    return True
+
+
 def make_request(key: ec.EllipticCurvePrivateKey, subject: Subject) -> bytes:
     """A signing request in PEM: the subject's names and the public key, signed with the key."""
     builder = x509.CertificateSigningRequestBuilder(common_name(subject.name))
@@ -254,11 +277,7 @@ def request_fingerprint(csr_pem: bytes) -> str:
         TrustError: If it is not a signing request, or not signed with its own key.
     """
     key = public_key_of(load_request(csr_pem, "the signing request"), "the signing request")
-    return fingerprint(
-        key.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
+    return fingerprint(bytes.fromhex(public_hex(key)))
 
 
 def fingerprint(data: bytes) -> str:

@@ -15,6 +15,7 @@ from credit_common.accountant import epsilon
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError, WireError
 from credit_common.events import Histogram, SampledGaussian, finite
+from credit_common.heads import Head, head_from_json, head_to_json
 
 NO_PRIVACY = (
     "There is no privacy: this model was trained without differential privacy. Whoever has it may "
@@ -44,6 +45,8 @@ class Facts:
         epsilon, holdout_epsilon: What `rounds` rounds of the public schedule spend of a training
             and of a hold-out user (see `schedule_epsilon`); None without privacy.
         created: UTC, ISO 8601.
+        heads: What each holder signed of its own ledger at the end of the run, by node id; empty
+            in a simulation and without privacy.
 
     Raises:
         WireError: If a fact is of another type or out of its bounds.
@@ -55,6 +58,7 @@ class Facts:
     epsilon: float | None
     holdout_epsilon: float | None
     created: str
+    heads: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("rounds", "holders"):
@@ -78,7 +82,8 @@ class Facts:
 def facts_to_json(facts: Facts) -> dict[str, Any]:
     """Plain JSON form of the facts; a figure that says nothing is null."""
     figures = {name: x if math.isfinite(x) else None for name, x in sorted(facts.figures.items())}
-    return {**vars(facts), "figures": figures}
+    heads = [head_to_json(head) for head in facts.heads]
+    return {**vars(facts), "figures": figures, "heads": heads}
 
 
 def facts_from_json(plain: object) -> Facts:
@@ -94,7 +99,10 @@ def facts_from_json(plain: object) -> Facts:
     if not isinstance(figures, Mapping):
         raise WireError("facts.figures: must be a table")
     told = {name: math.nan if value is None else value for name, value in figures.items()}
-    return Facts(**{**plain, "figures": told})
+    if not isinstance(plain["heads"], list):
+        raise WireError("facts.heads: must be a list")
+    heads = tuple(head_from_json(head) for head in plain["heads"])
+    return Facts(**{**plain, "figures": told, "heads": heads})
 
 
 def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | None:
@@ -121,6 +129,9 @@ def check_claim(contract: Contract, facts: Facts) -> None:
         PrivacyError: If there are more rounds than the contract's, an ε is below what they spend or
             missing, or there is one without DP.
     """
+    for head in facts.heads:
+        if head.contract_digest != contract.digest or head.epsilon is None:
+            raise PrivacyError(f"the head of node {head.node_id} says nothing of this contract")
     most = contract.training.rounds
     if facts.rounds > most:
         raise PrivacyError(f"facts.rounds = {facts.rounds}: the contract has {most}")
@@ -208,6 +219,7 @@ def privacy_statement(contract: Contract, facts: Facts) -> dict[str, Any]:
             "name": "dp-accounting: privacy loss distributions, an upper bound",
             "version": version("dp-accounting"),
         },
+        "holders": [head_to_json(head) for head in facts.heads],
         "adversary": ADVERSARY,
         "excluded": list(EXCLUDED),
     }

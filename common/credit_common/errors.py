@@ -6,7 +6,8 @@
     |-- FetchError            a pinned package file could not be had, or its digest differs
     |-- BackboneError         BERT weights missing, of another digest, or not in safetensors
     |-- PrivacyError          a mechanism without noise where noise is required, or an invalid plan
-    |   `-- BudgetError       the ledger refuses: the next release would pass the budget
+    |   |-- BudgetError       the ledger refuses: the next release would pass the budget
+    |   `-- LedgerBusyError   the ledger is held by another process
     |-- WireError             a message that does not follow the schema
     |-- TrustError            a certificate, bundle, digest or name that is not the agreed one
     `-- LinkError             the other side cannot be reached or will not talk to this one
@@ -42,6 +43,10 @@ class PrivacyError(CreditError):
 
 class BudgetError(PrivacyError):
     """A release that the ledger refuses because the budget would be passed."""
+
+
+class LedgerBusyError(PrivacyError):
+    """A ledger that another process holds."""
 
 
 class WireError(CreditError):

@@ -16,22 +16,50 @@ TRAIN: Kind
 EVALUATE: Kind
 
 class Hello(_message.Message):
-    __slots__ = ("wire_versions", "contract_digest")
+    __slots__ = ("wire_versions", "contract_digest", "head")
     WIRE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     wire_versions: _containers.RepeatedScalarFieldContainer[int]
     contract_digest: str
-    def __init__(self, wire_versions: _Optional[_Iterable[int]] = ..., contract_digest: _Optional[str] = ...) -> None: ...
+    head: Head
+    def __init__(self, wire_versions: _Optional[_Iterable[int]] = ..., contract_digest: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
+
+class Head(_message.Message):
+    __slots__ = ("node_id", "contract_digest", "counter", "blinded_hash", "overrides", "delta", "epsilon", "epsilon_replace_one", "public_key", "signature")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COUNTER_FIELD_NUMBER: _ClassVar[int]
+    BLINDED_HASH_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_REPLACE_ONE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    contract_digest: str
+    counter: int
+    blinded_hash: str
+    overrides: int
+    delta: float
+    epsilon: float
+    epsilon_replace_one: float
+    public_key: str
+    signature: str
+    def __init__(self, node_id: _Optional[int] = ..., contract_digest: _Optional[str] = ..., counter: _Optional[int] = ..., blinded_hash: _Optional[str] = ..., overrides: _Optional[int] = ..., delta: _Optional[float] = ..., epsilon: _Optional[float] = ..., epsilon_replace_one: _Optional[float] = ..., public_key: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("wire_version", "federation", "server_time")
+    __slots__ = ("wire_version", "federation", "server_time", "head")
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     wire_version: int
     federation: str
     server_time: float
-    def __init__(self, wire_version: _Optional[int] = ..., federation: _Optional[str] = ..., server_time: _Optional[float] = ...) -> None: ...
+    head: Head
+    def __init__(self, wire_version: _Optional[int] = ..., federation: _Optional[str] = ..., server_time: _Optional[float] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("request", "finished")
@@ -54,16 +82,18 @@ class Request(_message.Message):
     def __init__(self, message_id: _Optional[str] = ..., kind: _Optional[_Union[Kind, str]] = ..., round: _Optional[int] = ..., arrays: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("message_id", "adapter", "histogram", "refused")
+    __slots__ = ("message_id", "adapter", "histogram", "refused", "head")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     message_id: str
     adapter: bytes
     histogram: bytes
     refused: Refused
-    def __init__(self, message_id: _Optional[str] = ..., adapter: _Optional[bytes] = ..., histogram: _Optional[bytes] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+    head: Head
+    def __init__(self, message_id: _Optional[str] = ..., adapter: _Optional[bytes] = ..., histogram: _Optional[bytes] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ()
@@ -76,7 +106,7 @@ class Receipt(_message.Message):
     def __init__(self, counted: bool = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("rounds", "holders", "adapter", "figures", "created")
+    __slots__ = ("rounds", "holders", "adapter", "figures", "created", "heads")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,9 +119,11 @@ class Finished(_message.Message):
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     rounds: int
     holders: int
     adapter: bytes
     figures: _containers.ScalarMap[str, float]
     created: str
-    def __init__(self, rounds: _Optional[int] = ..., holders: _Optional[int] = ..., adapter: _Optional[bytes] = ..., figures: _Optional[_Mapping[str, float]] = ..., created: _Optional[str] = ...) -> None: ...
+    heads: _containers.RepeatedCompositeFieldContainer[Head]
+    def __init__(self, rounds: _Optional[int] = ..., holders: _Optional[int] = ..., adapter: _Optional[bytes] = ..., figures: _Optional[_Mapping[str, float]] = ..., created: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...

@@ -7,12 +7,14 @@ coordinator knows the size class that it enrolled.
 
 import time
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from credit_common import federation_pb2 as pb
 from credit_common.errors import LinkError, WireError
+from credit_common.heads import Head, head_from_json
 from credit_common.wire import (
     ARRAYS,
     CONFIG,
@@ -40,19 +42,53 @@ PING_TIMEOUT_SECONDS = 20
 """A side that leaves a heartbeat unanswered for so long counts as gone."""
 HEADROOM = 1 << 16
 """Bytes that a message may have beside its arrays."""
+MOST_HEADS, HEAD_BYTES = 10_000, 700
+"""Heads that the end of a run may carry, and the size of one."""
 
 _KINDS = {"train": pb.TRAIN, "evaluate": pb.EVALUATE}
 _TYPES = {kind: name for name, kind in _KINDS.items()}
 
 
-def hello(contract_digest: str) -> pb.Hello:
-    """How a holder opens: the wire versions that it speaks, and the contract that it accepted."""
-    return pb.Hello(wire_versions=WIRE_VERSIONS, contract_digest=contract_digest)
+def hello(contract_digest: str, head: Head | None = None) -> pb.Hello:
+    """How a holder opens: wire versions, the contract that it accepted, its ledger's head."""
+    opening = pb.Hello(wire_versions=WIRE_VERSIONS, contract_digest=contract_digest)
+    if head is not None:
+        opening.head.CopyFrom(to_head(head))
+    return opening
 
 
-def welcome(federation: str, wire_version: int) -> pb.Welcome:
-    """The coordinator's answer, with its clock."""
-    return pb.Welcome(wire_version=wire_version, federation=federation, server_time=time.time())
+def welcome(federation: str, wire_version: int, head: Head | None = None) -> pb.Welcome:
+    """The coordinator's answer, with its clock and the newest head that the holder signed."""
+    answer = pb.Welcome(wire_version=wire_version, federation=federation, server_time=time.time())
+    if head is not None:
+        answer.head.CopyFrom(to_head(head))
+    return answer
+
+
+def to_head(head: Head) -> pb.Head:
+    """A ledger's head as it goes out."""
+    return pb.Head(**{name: value for name, value in vars(head).items() if value is not None})
+
+
+def from_head(message: pb.Hello | pb.Welcome | pb.Reply) -> Head | None:
+    """The head in a message, its signature checked; None where it has none.
+
+    Raises:
+        TrustError: If a field is out of its bounds, or the signature is wrong.
+    """
+    return head_of(message.head) if message.HasField("head") else None
+
+
+def head_of(head: pb.Head) -> Head:
+    """A ledger's head as it came, its signature checked.
+
+    Raises:
+        TrustError: If a field is out of its bounds, or the signature is wrong.
+    """
+    optional = ("epsilon", "epsilon_replace_one")
+    plain = {name: getattr(head, name) for name in Head.__dataclass_fields__}
+    plain |= {name: None for name in optional if not head.HasField(name)}
+    return head_from_json(plain)
 
 
 def common_version(offered: Iterable[int]) -> int:
@@ -142,13 +178,18 @@ def from_reply(request: Message, reply: pb.Reply, weight: float, shape: tuple[in
     return histogram_reply(request, reply.histogram, weight)
 
 
-def channel_options(array_bytes: int) -> list[tuple[str, int]]:
-    """Settings of both sides of a channel: heartbeats, and the largest message.
+def channel_options(
+    array_bytes: int, side: Literal["holder", "coordinator"]
+) -> list[tuple[str, int]]:
+    """Settings of one side of a channel: heartbeats, and the largest message.
 
     Args:
         array_bytes: Size of the largest arrays that the schema allows.
+        side: What goes to holders may carry the heads of all of them.
     """
-    largest = array_bytes + HEADROOM
+    up = array_bytes + HEADROOM
+    down = up + MOST_HEADS * HEAD_BYTES
+    receive, send = (down, up) if side == "holder" else (up, down)
     return [
         ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_SECONDS * 1000),
@@ -156,6 +197,6 @@ def channel_options(array_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_SECONDS * 500),
-        ("grpc.max_receive_message_length", largest),
-        ("grpc.max_send_message_length", largest),
+        ("grpc.max_receive_message_length", receive),
+        ("grpc.max_send_message_length", send),
     ]

@@ -12,8 +12,10 @@ from credit_common.claim import Facts, schedule_epsilon
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, LinkError, PrivacyError
 from credit_common.evaluation import read_counts
+from credit_common.heads import Head
 from credit_common.model import CreditModel, device_of
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
+from credit_common.protocol import to_head
 from credit_common.release import new_release_folder, write_release
 from credit_common.wire import pack
 from credit_server.aggregate import RoundReport
@@ -21,6 +23,7 @@ from credit_server.app import coordinator_app
 from credit_server.authority import open_authority
 from credit_server.enrol import Registry
 from credit_server.grid import GrpcGrid
+from credit_server.heads import Heads
 from credit_server.service import Service
 
 Tell = Callable[..., None]
@@ -57,7 +60,7 @@ def run(
     if not contract.privacy.private and not allow_no_privacy:
         raise PrivacyError(NO_PRIVACY)
     check_plan(mechanism_plan(contract, contract.privacy.size_classes[0][0]))
-    authority, registry = open_authority(home), Registry(home)
+    authority, registry, heads = open_authority(home), Registry(home), Heads(home)
 
     def enrolled() -> dict[str, int]:
         return {h.name: h.node_id for h in registry.holders().values() if not h.revoked}
@@ -72,6 +75,7 @@ def run(
         contract,
         registry,
         grid,
+        heads,
         authority=authority,
         server_name=bundle.server_name,
         listen=listen,
@@ -100,7 +104,7 @@ def run(
                 contract, initial, history.add, allow_no_privacy=allow_no_privacy
             )
             server(grid, grid.context)
-            facts = history.facts()
+            facts = history.facts(heads.under(contract.digest))
             folder = new_release_folder(home)
             write_release(folder, bundle.contract_text, model, history.last.adapter, facts)
         except CreditError as error:
@@ -113,6 +117,7 @@ def run(
                 adapter=pack(history.last.adapter),
                 figures=dict(facts.figures),
                 created=facts.created,
+                heads=[to_head(head) for head in facts.heads],
             )
         )
     tell(
@@ -159,7 +164,7 @@ class _History:
             raise LinkError("no round was completed")
         return self._rounds[-1]
 
-    def facts(self) -> Facts:
+    def facts(self, heads: tuple[Head, ...]) -> Facts:
         spent = schedule_epsilon(self._contract, self.last.round)
         return Facts(
             rounds=self.last.round,
@@ -168,6 +173,7 @@ class _History:
             epsilon=spent and spent[0],
             holdout_epsilon=spent and spent[1],
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            heads=heads,
         )
 
     def _figures(self, done: RoundReport) -> dict[str, float]:

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from credit_common import federation_pb2 as pb
+from credit_common.certificates import load_certificate, public_hex, public_key_of
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, LinkError, TrustError
 from credit_common.protocol import (
@@ -21,11 +22,13 @@ from credit_common.protocol import (
     SERVICE,
     channel_options,
     common_version,
+    from_head,
     welcome,
 )
 from credit_server.authority import Authority, issue_server
 from credit_server.enrol import Enrolled, Registry
 from credit_server.grid import GrpcGrid
+from credit_server.heads import Heads
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Service:
         contract: What holders must have accepted.
         registry: Who may come.
         grid: Where requests come from and answers go to.
+        heads: Keeps the heads of the holders' ledgers.
         authority: Issues the server's certificate, anew at each start.
         server_name: Name in that certificate.
         listen: HOST:PORT to listen on; port 0 takes a free one.
@@ -58,6 +62,7 @@ class Service:
         contract: Contract,
         registry: Registry,
         grid: GrpcGrid,
+        heads: Heads,
         *,
         authority: Authority,
         server_name: str,
@@ -65,6 +70,7 @@ class Service:
         array_bytes: int,
     ) -> None:
         self._contract, self._registry, self._grid = contract, registry, grid
+        self._heads = heads
         key, certificate = issue_server(authority, server_name)
         self._credentials = grpc.ssl_server_credentials(
             [(key, certificate)], root_certificates=authority.ca_pem, require_client_auth=True
@@ -89,7 +95,7 @@ class Service:
 
     async def _start(self, listen: str, array_bytes: int) -> int:
         options: list[tuple[str, Any]] = [
-            *channel_options(array_bytes),
+            *channel_options(array_bytes, "coordinator"),
             ("grpc.so_reuseport", 0),  # else a second coordinator would silently share the port
             ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_SECONDS * 500),
         ]
@@ -120,11 +126,14 @@ class Service:
         await asyncio.gather(*rest, return_exceptions=True)
 
     async def _join(self, hello: pb.Hello, context: Context) -> pb.Welcome:
-        _, version = await self._admitted(hello, context)
-        return welcome(self._contract.federation.name, version)
+        # Its head is not taken here: the holder is to see its newest one, and to judge by itself.
+        holder, version = await self._admitted(hello, context)
+        newest = self._heads.newest(holder.node_id)
+        return welcome(self._contract.federation.name, version, newest)
 
     async def _work(self, hello: pb.Hello, context: Context) -> AsyncIterator[pb.Task]:
         holder, _ = await self._admitted(hello, context)
+        await self._take_head(hello, holder, context)
         tasks: asyncio.Queue[pb.Task | None] = asyncio.Queue()
 
         def deliver(task: pb.Task | None) -> None:
@@ -155,6 +164,7 @@ class Service:
 
     async def _answer(self, reply: pb.Reply, context: Context) -> pb.Receipt:
         holder = await self._holder(context)
+        await self._take_head(reply, holder, context)
         return pb.Receipt(counted=self._grid.answer(holder.node_id, reply))
 
     async def _admitted(self, hello: pb.Hello, context: Context) -> tuple[Enrolled, int]:
@@ -166,11 +176,23 @@ class Service:
             await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, error, holder.name)
         return holder, version
 
+    async def _take_head(
+        self, message: pb.Hello | pb.Reply, holder: Enrolled, context: Context
+    ) -> None:
+        try:
+            head = from_head(message)
+            if head is not None:
+                where = "the certificate presented"
+                certificate = load_certificate(_presented(context), where)
+                key = public_hex(public_key_of(certificate, where))
+                self._heads.take(head, holder.node_id, key)
+        except TrustError as error:
+            await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, error, holder.name)
+
     async def _holder(self, context: Context) -> Enrolled:
         """Who calls, by the certificate of the connection."""
-        pem = next(iter(context.auth_context().get("x509_pem_cert", [])), b"")
         try:
-            return self._registry.admit(pem)
+            return self._registry.admit(_presented(context))
         except TrustError as error:
             await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, error, "a holder")
 
@@ -197,3 +219,8 @@ class Service:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _presented(context: Context) -> bytes:
+    pem: bytes = next(iter(context.auth_context().get("x509_pem_cert", [])), b"")
+    return pem

@@ -282,12 +282,12 @@ def test_before_enrolment_the_holder_is_told_what_to_do(home, bundle):
 def test_a_lost_ledger_counts_as_exhausted_and_is_not_made_anew(joined, bundle):
     spend(joined)
     (joined / "books.ledger").unlink()
-    with pytest.raises(PrivacyError, match="counts as exhausted; restore it from a backup"):
+    with pytest.raises(PrivacyError, match="What is lost counts as spent: restore the newest copy"):
         open_identity(joined)
-    with pytest.raises(PrivacyError, match="counts as exhausted"):
+    with pytest.raises(PrivacyError, match="counts as spent"):
         identity.request(joined, bundle, "books", "small")
     (joined / "books.key").unlink()
-    with pytest.raises(PrivacyError, match="counts as exhausted"):
+    with pytest.raises(PrivacyError, match="counts as spent"):
         identity.request(joined, bundle, "books", "small")
     assert not (joined / "books.ledger").exists()
 

@@ -18,6 +18,7 @@ from credit_client.ledger import Ledger
 from credit_common import federation_pb2 as pb
 from credit_common import protocol, wire
 from credit_common.errors import LinkError, WireError
+from credit_common.heads import Head
 from credit_common.privacy import mechanism_plan
 
 SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
@@ -393,8 +394,9 @@ def test_a_holder_can_send_these_fields_and_no_others():
     }
     service = pb.DESCRIPTOR.services_by_name["Federation"]
     assert {method.input_type.name for method in service.methods} == {"Hello", "Reply"}
-    assert fields["Hello"] == ["wire_versions", "contract_digest"]
-    assert fields["Reply"] == ["message_id", "adapter", "histogram", "refused"]
+    assert fields["Hello"] == ["wire_versions", "contract_digest", "head"]
+    assert fields["Reply"] == ["message_id", "adapter", "histogram", "refused", "head"]
+    assert set(fields["Head"]) == set(Head.__dataclass_fields__)  # each is told in its docstring
     assert fields["Refused"] == []
 
 
@@ -405,7 +407,8 @@ def test_a_coordinator_can_ask_with_these_fields_and_no_others():
     assert [value.name for value in kinds.values] == ["UNSPECIFIED", "TRAIN", "EVALUATE"]
     said = {
         word
-        for described in pb.DESCRIPTOR.message_types_by_name.values()
+        for name, described in pb.DESCRIPTOR.message_types_by_name.items()
+        if name != "Head"  # its signature says whose it is, and is held against the connection
         for field in described.fields
         for word in field.name.split("_")
     }
@@ -421,26 +424,35 @@ def test_the_service_is_the_one_that_both_sides_name():
 
 def test_the_largest_message_of_a_schema_fits_the_channel(contract):
     adapter = wire.pack({"w": np.zeros((300, 1000), np.float32)})
-    limits = dict(protocol.channel_options(len(adapter)))
+    most = Head(
+        node_id=2**62,
+        contract_digest="a" * 64,
+        counter=2**62,
+        blinded_hash="b" * 64,
+        overrides=2**31,
+        delta=1e-5,
+        epsilon=8.0,
+        epsilon_replace_one=16.0,
+        public_key="c" * 182,
+        signature="d" * 144,
+    )
     finished = pb.Finished(
         rounds=10_000,
         holders=10_000,
         adapter=adapter,
         figures={f"a figure of some length {i}": 0.5 for i in range(100)},
         created="2026-01-01T00:00:00+00:00",
+        heads=[protocol.to_head(most)] * protocol.MOST_HEADS,
     )
-    largest = max(
-        what.ByteSize()
-        for what in (
-            pb.Task(
-                request=pb.Request(
-                    message_id="x" * 200, kind=pb.EVALUATE, round=2**32 - 1, arrays=adapter
-                )
-            ),
-            pb.Reply(message_id="x" * 200, adapter=adapter),
-            pb.Task(finished=finished),
-        )
-    )
-    for side in ("receive", "send"):
-        limit = limits[f"grpc.max_{side}_message_length"]
-        assert largest <= limit < len(adapter) + 2**20
+    request = pb.Request(message_id="x" * 200, kind=pb.EVALUATE, round=2**32 - 1, arrays=adapter)
+    reply = pb.Reply(message_id="x" * 200, adapter=adapter, head=protocol.to_head(most))
+    down = max(pb.Task(request=request).ByteSize(), pb.Task(finished=finished).ByteSize())
+    holder = dict(protocol.channel_options(len(adapter), "holder"))
+    coordinator = dict(protocol.channel_options(len(adapter), "coordinator"))
+    for ours, theirs, largest, spare in (
+        (holder, coordinator, reply.ByteSize(), 2**17),
+        (coordinator, holder, down, 2**21),
+    ):
+        limit = ours["grpc.max_send_message_length"]
+        assert limit == theirs["grpc.max_receive_message_length"]
+        assert largest <= limit < largest + spare

@@ -368,7 +368,7 @@ def test_a_weight_is_that_of_the_enrolled_size_class(grid, with_waits, size_clas
     payload = wire.pack({wire.HISTOGRAM: counts(with_waits())})
     outcome = good() if kind == "train" else {"histogram": payload}
     reply = pb.Reply(message_id=holder.ids()[0], **outcome)
-    more = field(5, b"weight=1e9") + field(6, b"size_class=large")
+    more = field(14, b"weight=1e9") + field(15, b"size_class=large")
     reply = pb.Reply.FromString(reply.SerializeToString() + more)
     assert grid.answer(2, reply)
     (got,) = grid.pull_messages(ids)

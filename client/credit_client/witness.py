@@ -1,0 +1,117 @@
+"""The ledger's witness on this machine: the newest head, remembered outside the holder's folder.
+
+A ledger cannot show by itself that its end was cut off or that an older copy of it was put back, as
+happens when a folder is restored from a backup. The witness can. It lies in the user's state folder
+($XDG_STATE_HOME, else ~/.local/state), not in the holder's home, so that restoring the one does not
+bring back the other. It is written after the ledger: a crash in between leaves it behind by one
+entry, which is no contradiction; a witness that is ahead is.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from credit_common.errors import PrivacyError
+from credit_common.fetch import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A head that was seen: the ledger's counter, and the hash of the entry that it then had."""
+
+    counter: int
+    hash: str
+
+
+def state_folder() -> Path:
+    """Where witnesses lie: credit-federation/witness in the user's state folder."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    root = Path(base) if base else Path.home() / ".local" / "state"
+    return root / "credit-federation" / "witness"
+
+
+class Witness:
+    """Remembers the newest head of one holder's ledger.
+
+    Args:
+        path: Its file, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._noted: Mark | None = None
+
+    def mark(self) -> Mark | None:
+        """What is remembered; None where nothing is.
+
+        Raises:
+            PrivacyError: If the file is there and cannot be read or is damaged.
+        """
+        try:
+            plain = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            raise PrivacyError(f"the ledger's witness {self.path} cannot be read") from None
+        try:
+            counter, digest = plain["counter"], plain["hash"]
+            ok = type(counter) is int and counter >= 0 and re.fullmatch("[0-9a-f]{64}", digest)
+        except (TypeError, KeyError):
+            ok = None
+        if not ok:
+            raise PrivacyError(f"the ledger's witness {self.path} is damaged")
+        return Mark(counter=counter, hash=digest)
+
+    def check(self, counter: int, hash_at: Callable[[int], str | None], name: str) -> None:
+        """Hold a ledger against what is remembered.
+
+        Args:
+            counter: The ledger's.
+            hash_at: Hash of the entry that it had at a counter; None where it had none.
+            name: The ledger's, for the error.
+
+        Raises:
+            PrivacyError: If the ledger ends before the mark, or had another entry there.
+        """
+        seen = self.mark()
+        if seen is None:
+            return
+        if seen.counter > counter:
+            raise PrivacyError(
+                f"{name} was rolled back: it ends at entry {counter}, and its witness "
+                f"{self.path} remembers {seen.counter}. {EXHAUSTED}"
+            )
+        if hash_at(seen.counter) != seen.hash:
+            raise PrivacyError(
+                f"{name} is another one than its witness {self.path} remembers: entry "
+                f"{seen.counter} differs. {EXHAUSTED}"
+            )
+
+    def note(self, counter: int, digest: str) -> None:
+        """Remember a newer head; on the disk when this returns.
+
+        Raises:
+            PrivacyError: If it cannot be written.
+        """
+        mark = Mark(counter=counter, hash=digest)
+        if mark == self._noted:
+            return
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(self.path, json.dumps(vars(mark)).encode())
+        except OSError as error:
+            raise PrivacyError(
+                f"cannot write the ledger's witness {self.path}: {error.strerror}; set "
+                f"XDG_STATE_HOME to a folder that lasts"
+            ) from None
+        self._noted = mark
+
+
+EXHAUSTED = (
+    "What is lost counts as spent: restore the newest copy with `credit-client ledger restore`, or "
+    "sign for the loss with `credit-client ledger override`"
+)
+"""What a holder whose ledger is not whole is told."""

@@ -1,6 +1,8 @@
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 import tomllib
 import warnings
 from pathlib import Path
@@ -12,6 +14,14 @@ from credit_common.contract import Contract, parse_contract
 from credit_common.record import Record
 
 # torch and what needs it is imported in the fixtures: most tests do without.
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Witnesses of ledgers lie in the user's state folder: not in that of whoever runs tests."""
+    folder = tempfile.TemporaryDirectory(prefix="credit-tests-")
+    os.environ["XDG_STATE_HOME"] = folder.name  # before test modules copy the environment
+    config.add_cleanup(folder.cleanup)
+
 
 NOTE = "paid late twice then bought shoes and a lamp on a rainy day for the new flat"
 
@@ -133,14 +143,6 @@ values = ["f", "m"]
 name = "secret"
 kind = "dropped"
 """
-
-
-@pytest.fixture(scope="session", autouse=True)
-def state_of_its_own(tmp_path_factory):
-    """Witnesses of ledgers lie in the user's state folder: not in that of whoever runs tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@
     credit-client --shard FILE --server HOST:PORT                  join and train
     credit-client accept BUNDLE                                    agree to an amended contract
     credit-client score --release DIR --shard FILE --out FILE      score a file
+    credit-client ledger | manifest | report | verify-report       see `credit_client.records_cli`
 
 Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 refused with one line that says
 why, 2 wrong usage, 130 interrupted.
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from credit_client.records_cli import add_record_commands
 from credit_common.bundle import parse_address, read_bundle
 from credit_common.certificates import request_fingerprint
 from credit_common.command import (
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.command is _join and options.shard is None:
-        parser.error("--shard is needed (or a command: request, accept, score)")
+        parser.error("--shard is needed (or a command; see --help)")
     return run_command("credit-client", options)
 
 
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     score.set_defaults(command=_score)
     for command in (request, accept):
         add_home(command, HOME)
+    add_record_commands(commands, HOME)
     return parser
 
 

@@ -21,7 +21,7 @@ NEVER_SENT = (
     "user ids, and the keys that are made from them",
     "the outcome or a protected field of a single user",
     "scores of single users, losses and other figures of training",
-    "texts of errors, logs, the ledger, this page",
+    "texts of errors, logs, entries of the ledger, this page",
     "numbers of users or rows without noise",
 )
 COUNTED = {
@@ -34,6 +34,7 @@ COUNTED = {
 }
 """Kind of task -> the cells that users are counted in, and what their sums tell of all."""
 REQUEST_ID = "id of the request"
+HEAD = "signed head of the ledger (number of entries, blinded hash; at the end what it spent)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +111,13 @@ def sendings(
         adapter_bytes = _wide_bytes(contract)
     return (
         _bare("certificate", "on connecting", "federation, name, node id, size class, public key"),
-        _bare("greeting", "on connecting", "digest of the contract, protocol versions"),
+        _bare("greeting", "on connecting", f"digest of the contract, protocol versions, {HEAD}"),
         _bare("heartbeat", "while connected", "nothing"),
         Sending(
             what="training answer",
             when="each round",
             times=plan.rounds,
-            contains=(REQUEST_ID, *_groups(contract)),
+            contains=(REQUEST_ID, HEAD, *_groups(contract)),
             protection=step,
             bytes=adapter_bytes,
         ),
@@ -126,12 +127,13 @@ def sendings(
             times=plan.evaluations,
             contains=(
                 REQUEST_ID,
+                HEAD,
                 f"2 x {bins} counts of hold-out users, float64: {COUNTED[contract.task.kind][0]}",
             ),
             protection=counts,
             bytes=2 * bins * 8,
         ),
-        _bare("refusal", "instead of an answer", f"{REQUEST_ID}; never why"),
+        _bare("refusal", "instead of an answer", f"{REQUEST_ID}, {HEAD}; never why"),
     )
 
 

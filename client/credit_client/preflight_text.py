@@ -183,13 +183,13 @@ def _spent(preflight: Preflight) -> Iterator[str]:
         rows.append(("your ledger, if all rounds were still to come", *_three(ledger.all_to_come)))
         if ledger.rounds or ledger.evaluations:
             rows.append((rest, *_three(ledger.rest_to_come)))
-    rows.append(("budget: past it the ledger refuses", "", "", _up(plan.epsilon)))
+    rows.append(("budget: past it the ledger refuses", "", "", up(plan.epsilon)))
     heads = ("<epsilon", ">training user", ">hold-out user", ">any user")
     yield from _table(heads, (52, 13, 13, 9), rows)
     yield from _text(
         "For adding or removing one user of this holder, by privacy loss distributions "
         f"(dp-accounting), rounded up, at delta = {plan.delta:g}. If one user's record is changed "
-        f"instead, the whole schedule has {_up(preflight.replace_one)}; the budget is not about "
+        f"instead, the whole schedule has {up(preflight.replace_one)}; the budget is not about "
         "that. For a user of several holders, theirs add up."
     )
     yield from _text(
@@ -204,10 +204,10 @@ def _column(name: str, column: str) -> str:
 
 
 def _three(spend: Spend) -> tuple[str, str, str]:
-    return _up(spend.train), _up(spend.holdout), _up(spend.any)
+    return up(spend.train), up(spend.holdout), up(spend.any)
 
 
-def _up(epsilon: float) -> str:
+def up(epsilon: float) -> str:
     """Two decimals, never less than it is."""
     return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
 

@@ -218,6 +218,8 @@ class Privacy:
         noise_multiplier: Standard deviation of the noise on a step's sum, in units of C.
         size_classes: Public size class -> number of training users that it stands for. The class
             sets the denominator of a step and the weight of the average, never the exact count.
+        tuning: On what data the settings of this contract were chosen, for the privacy report:
+            trials on a holder's data that its ledger does not have would be spent unseen.
     """
 
     epsilon: float | None = None
@@ -225,6 +227,7 @@ class Privacy:
     clip_norm: float = 1.0
     noise_multiplier: float = 0.0
     size_classes: tuple[tuple[str, int], ...] = (("standard", 1000),)
+    tuning: str = ""
 
     def __post_init__(self) -> None:
         ok = self.epsilon is None or 0 < self.epsilon <= 50

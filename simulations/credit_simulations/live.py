@@ -2,6 +2,7 @@
 
     HOME/coordinator/   authority, contract, list of holders, releases; flower-server.log
     HOME/SHOP/          key, certificate, ledger, shard; credit-client.log
+    HOME/state/         witnesses of the shops' ledgers
 
 Enrolment calls what the commands call, in one process, since one person plays all parts here.
 """
@@ -101,7 +102,8 @@ def federate(home: Path, shards: Mapping[str, Path], watcher: Watcher) -> Live:
         CreditError: If one of them does not end well. However this ends, no process is left.
     """
     watch = _Watch(list(shards), watcher)
-    with Children() as children:
+    # Witnesses of ledgers that go with this folder do not belong into the user's state folder.
+    with Children({"XDG_STATE_HOME": str((home / "state").absolute())}) as children:
         coordinator = home / COORDINATOR
         address = read_bundle(next(coordinator.glob("*.bundle"))).address
         command = _command("credit_server", coordinator, "--listen", address)

@@ -53,9 +53,14 @@ class _Child:
 
 
 class Children:
-    """Running commands by name; leaving the context ends them all."""
+    """Running commands by name; leaving the context ends them all.
 
-    def __init__(self) -> None:
+    Args:
+        environment: Variables that they get beside this process' own.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = {**ONE_THREAD, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self._children: dict[str, _Child] = {}
         self._lines: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
 
@@ -73,7 +78,7 @@ class Children:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **ONE_THREAD, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **self._environment},
                 start_new_session=True,
             )
         self._children[name] = _Child(process=process, log=log)

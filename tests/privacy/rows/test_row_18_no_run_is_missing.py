@@ -1,0 +1,98 @@
+"""Row 18: no tuning, selection or early stopping on private data goes uncharged.
+
+A report fails where a message left, or a model came back, that the ledger has no charge for. The
+broken variant reports from whatever ledger is there, so that trial runs under another one vanish.
+The evaluation schedule is fixed in the contract, and each evaluation is charged.
+"""
+
+import json
+
+import pytest
+
+from credit_client import identity as own
+from credit_client.gate import Exit
+from credit_client.ledger import Ledger
+from credit_client.report import privacy_report
+from credit_common import federation_pb2 as pb
+from credit_common.bundle import Bundle
+from credit_common.errors import PrivacyError
+from credit_common.privacy import mechanism_plan
+from credit_server.authority import create_authority
+from credit_server.enrol import enrol
+
+
+@pytest.fixture
+def holder(tmp_path, contract, contract_text):
+    folder = tmp_path / "coordinator"
+    folder.mkdir()
+    authority = create_authority(folder, "shop-credit")
+    bundle = Bundle(
+        federation="shop-credit",
+        address="localhost:9440",
+        ca_pem=authority.ca_pem.decode(),
+        contract_text=contract_text,
+    )
+    csr = own.request(tmp_path / "shop", bundle, "shop", "small")
+    _, pem = enrol(folder, authority, contract, csr.read_bytes(), where="shop")
+    csr.with_suffix(".pem").write_bytes(pem)
+    return own.open_identity(tmp_path / "shop")
+
+
+def run(identity, ledger, name):
+    """One training answer of a run, through the gate's exit."""
+    contract = identity.bundle.contract
+    plan = mechanism_plan(contract, "small")
+    ledger.charge(
+        "train",
+        plan.round_event(),
+        contract_digest=contract.digest,
+        message_id=name,
+        request_digest="r",
+        reply=name.encode(),
+        budget_epsilon=plan.epsilon,
+        delta=plan.delta,
+    )
+    Exit(identity.manifest, ledger).answer(pb.Reply(message_id=name, adapter=name.encode()), 1)
+
+
+def check_a_trial_run_is_not_forgotten(report, identity):
+    """Trials under a ledger that was put away afterwards; then a clean run is reported."""
+    with Ledger.in_memory() as trials:
+        run(identity, trials, "trial")
+    with Ledger.open(identity.ledger_path) as ledger:
+        run(identity, ledger, "clean")
+        with pytest.raises(PrivacyError, match="'trial'"):
+            report(identity, ledger)
+
+
+def from_the_ledger_alone(identity, ledger):
+    """The broken variant: what the ledger has, whatever left."""
+    return {"epsilon": ledger.epsilon_overall(1e-5)}
+
+
+def test_row_18_the_report_fails_where_a_run_is_missing(holder):
+    check_a_trial_run_is_not_forgotten(privacy_report, holder)
+
+
+def test_row_18_catches_a_report_of_the_ledger_alone(holder):
+    with pytest.raises(pytest.fail.Exception):
+        check_a_trial_run_is_not_forgotten(from_the_ledger_alone, holder)
+
+
+def test_row_18_a_model_without_a_charged_run_fails_too(holder):
+    release = holder.home / "releases" / "001"
+    release.mkdir(parents=True)
+    facts = {"contract_digest": "0" * 64, "facts": {"epsilon": 1.0}}
+    (release / "release.json").write_text(json.dumps(facts))
+    with (
+        Ledger.open(holder.ledger_path) as ledger,
+        pytest.raises(PrivacyError, match="came of a run"),
+    ):
+        privacy_report(holder, ledger)
+
+
+def test_row_18_evaluations_are_scheduled_by_the_contract_and_charged(contract):
+    plan = mechanism_plan(contract, "small")
+    due = [r for r in range(1, plan.rounds + 1) if contract.evaluation.due(r, plan.rounds)]
+    assert plan.evaluations == len(due)
+    assert plan.evaluation_event() is not None

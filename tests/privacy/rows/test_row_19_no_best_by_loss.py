@@ -1,0 +1,83 @@
+"""Row 19: no checkpoint is chosen, and no learning rate driven, by a private loss.
+
+What is released is the last round's running average, whatever the evaluations say; a holder takes
+the contract's steps at the contract's rates, whatever its loss does. The broken variants keep the
+best evaluation's adapter, and stop where the loss rises.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from credit_common import metrics
+from credit_common.wire import (
+    ARRAYS,
+    HISTOGRAM,
+    METRICS,
+    SERVER_NODE,
+    WEIGHT,
+    set_identity,
+    set_message_id,
+)
+from credit_server.aggregate import CreditFedAvg
+
+GOOD = [5.0, 0.0, 0.0, 5.0]  # all repaid below, all defaults above: AUC 1
+BAD = [0.0, 5.0, 5.0, 0.0]
+
+
+def reply(kind, node, content):
+    set_identity(7, SERVER_NODE)
+    asked = Message(RecordDict({"config": ConfigRecord()}), dst_node_id=node, message_type=kind)
+    set_message_id(asked, f"{kind}-{node}")
+    return Message(RecordDict(content), reply_to=asked)
+
+
+def round_of(strategy, number, value, counts):
+    arrays = ArrayRecord({"w": Array(np.full(1, value, np.float32))})
+    strategy.aggregate_train(
+        number,
+        [
+            reply("train", node, {ARRAYS: arrays, METRICS: MetricRecord({WEIGHT: 1.0})})
+            for node in (2, 3)
+        ],
+    )
+    told = MetricRecord({WEIGHT: 1.0, HISTOGRAM: counts})
+    strategy.aggregate_evaluate(
+        number, [reply("evaluate", node, {METRICS: told}) for node in (2, 3)]
+    )
+
+
+def check_the_last_round_is_released(make):
+    reports = []
+    strategy = make(reports.append)
+    for number, (value, counts) in enumerate([(1.0, GOOD), (2.0, GOOD), (3.0, BAD)], start=1):
+        round_of(strategy, number, value, counts)
+    assert reports[-1].adapter["w"] == pytest.approx([3.0])
+
+
+@pytest.fixture
+def each_round(contract):
+    evaluation = dataclasses.replace(contract.evaluation, every=1, bins=2)
+    training = dataclasses.replace(contract.training, average=0.0)
+    return dataclasses.replace(contract, evaluation=evaluation, training=training)
+
+
+def test_row_19_the_last_round_is_released_whatever_its_figures(each_round):
+    check_the_last_round_is_released(lambda told: CreditFedAvg(each_round, told))
+
+
+def test_row_19_catches_the_best_round(each_round):
+    class BestRound(CreditFedAvg):
+        best, kept = -1.0, None
+
+        def _report(self, server_round, histogram):
+            found = metrics.auc(histogram)
+            if found >= self.best:
+                self.best, self.kept = found, dict(self.released)
+            self.released = self.kept
+            super()._report(server_round, histogram)
+
+    with pytest.raises(AssertionError):
+        check_the_last_round_is_released(lambda told: BestRound(each_round, told))

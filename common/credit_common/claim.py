@@ -194,6 +194,8 @@ def privacy_statement(contract: Contract, facts: Facts) -> dict[str, Any]:
         "rounds": facts.rounds,
         "size_classes": dict(privacy.size_classes),
     }
+    if privacy.group_clip:
+        mechanism["group_clip"] = dict(privacy.group_clip)
     evaluation = {
         "noise_multiplier": contract.evaluation.noise_multiplier,
         "releases": _evaluations(contract, facts.rounds),

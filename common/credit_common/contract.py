@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from credit_common.checked import build, require
 from credit_common.errors import ContractError
@@ -35,6 +35,7 @@ from credit_common.fields import (
 from credit_common.sections import (
     Evaluation,
     Federation,
+    GroupName,
     Model,
     Privacy,
     RecordRule,
@@ -45,6 +46,7 @@ from credit_common.sections import (
 )
 
 FORMAT = 1
+_UNORDERED = ("size_classes", "group_clip")  # tables of [privacy] whose order means nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,13 @@ class Contract:
         if self.model.reads_text:
             said = any(getattr(f, "text", "") for f in self.fields)
             require(said, "model.train", self.model.train, "without head: no field has a text")
+        radius = self.training.adversarial
+        ok = radius == 0 or self.model.reads_text
+        require(ok, "training.adversarial", radius, "0 where no text is read")
+        clipped = {group for group, _ in self.privacy.group_clip}
+        ok = not clipped or clipped == set(self.model.train)
+        bound = "a bound for each group of model.train, or absent"
+        require(ok, "privacy.group_clip", sorted(clipped), bound)
         private, sigma = self.privacy.private, self.evaluation.noise_multiplier
         ok = (sigma >= 0.2) if private else (sigma == 0)
         bound = "at least 0.2" if private else "0 where epsilon is absent"
@@ -121,15 +130,24 @@ class Contract:
             evaluation=dataclasses.replace(self.evaluation, noise_multiplier=0.0),
         )
 
-    def training_only(self, *groups: Literal["lora", "head", "wide"]) -> "Contract":
+    def training_only(self, *groups: GroupName) -> "Contract":
         """The same federation, training only the named groups of weights."""
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, train=groups))
+        model = dataclasses.replace(self.model, train=groups)
+        radius = self.training.adversarial if model.reads_text else 0.0
+        clip = tuple(pair for pair in self.privacy.group_clip if pair[0] in groups)
+        return dataclasses.replace(
+            self,
+            model=model,
+            training=dataclasses.replace(self.training, adversarial=radius),
+            privacy=dataclasses.replace(self.privacy, group_clip=clip),
+        )
 
 
 def canonical(contract: Contract) -> bytes:
     """The contract's meaning as JSON with sorted keys, the bytes that its digest is taken of."""
     plain = {"format": FORMAT, **dataclasses.asdict(contract)}
-    plain["privacy"]["size_classes"] = dict(contract.privacy.size_classes)  # order means nothing
+    for name in _UNORDERED:
+        plain["privacy"][name] = dict(plain["privacy"][name])
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 
@@ -151,8 +169,10 @@ def parse_contract(text: str) -> Contract:
         raise ContractError("[[fields]] is missing: declare each column of a shard")
     tables["fields"] = tuple(_field(table) for table in declared)
     privacy = tables.get("privacy")
-    if isinstance(privacy, dict) and isinstance(privacy.get("size_classes"), Mapping):
-        privacy["size_classes"] = list(privacy["size_classes"].items())
+    if isinstance(privacy, dict):
+        for name in _UNORDERED:
+            if isinstance(privacy.get(name), Mapping):
+                privacy[name] = list(privacy[name].items())
     return _assemble(tables)
 
 

@@ -34,6 +34,11 @@ class MechanismPlan:
         evaluations: Number of evaluations in the contract's schedule.
         epsilon: Budget, or None without privacy.
         delta: δ of the budget.
+        group_clip: Group of weights -> L2 bound C_g of one user's gradient in it; empty for one
+            bound C on the whole.
+
+    Raises:
+        PrivacyError: If ΣC_g² > C²: the noise, which is that of C, would be too little.
     """
 
     sampling_rate: float
@@ -46,6 +51,15 @@ class MechanismPlan:
     evaluations: int
     epsilon: float | None
     delta: float
+    group_clip: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        squares, whole = sum(bound**2 for _, bound in self.group_clip), self.clip_norm**2
+        if not squares <= whole * (1 + 1e-9):
+            raise PrivacyError(
+                f"privacy.group_clip = {dict(self.group_clip)}: the squares add up to "
+                f"{squares:g}, must be at most privacy.clip_norm squared = {whole:g}"
+            )
 
     @property
     def private(self) -> bool:
@@ -85,6 +99,7 @@ def mechanism_plan(contract: Contract, size_class: str) -> MechanismPlan:
 
     Raises:
         ContractError: If the contract has no such size class.
+        PrivacyError: If the bounds of privacy.group_clip pass privacy.clip_norm together.
     """
     training, privacy = contract.training, contract.privacy
     due = (contract.evaluation.due(r + 1, training.rounds) for r in range(training.rounds))
@@ -99,6 +114,7 @@ def mechanism_plan(contract: Contract, size_class: str) -> MechanismPlan:
         evaluations=sum(due),
         epsilon=privacy.epsilon,
         delta=privacy.delta,
+        group_clip=privacy.group_clip,
     )
 
 

@@ -15,6 +15,9 @@ NAME = r"[a-z0-9][a-z0-9-]{0,62}"
 """Names of federations, holders and size classes: they stand in certificates and file names."""
 NAME_BOUND = "1 to 63 lower-case letters, digits and hyphens"
 
+GroupName = Literal["lora", "head", "wide"]
+"""A group of weights; the names of a group's tensors begin with it."""
+
 DROPOUT_REASON = (
     "dropout is refused: it makes frozen layers random, so that they cannot be computed once and "
     "kept, and under per-example clipping its noise costs accuracy without protecting anyone; "
@@ -125,7 +128,7 @@ class Model:
     alpha: float = 16.0
     targets: tuple[Literal["query", "value"], ...] = ("query", "value")
     factors: Literal["fedavg", "ffa"] = "fedavg"
-    train: tuple[Literal["lora", "head", "wide"], ...] = ("lora", "head", "wide")
+    train: tuple[GroupName, ...] = ("lora", "head", "wide")
     text_scale: float = 1.0
     dropout: float = 0.0
     seed: int = 0
@@ -181,6 +184,8 @@ class Training:
         momentum: For "sgd".
         weight_decay: L2 pull of the wide and head weights towards zero. It acts after the noise,
             so it costs no privacy.
+        adversarial: Radius of the perturbed copy that each text is trained on as well (Miyato et
+            al. 2017), in units of the mean norm of the text's own tokens; 0 makes no copy.
         average: Weight of the past in the exponential average of the global adapter, which is what
             is evaluated and released; 0 releases the last round's adapter.
     """
@@ -192,6 +197,7 @@ class Training:
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
+    adversarial: float = 0.0
     average: float = 0.0
 
     def __post_init__(self) -> None:
@@ -203,6 +209,8 @@ class Training:
         ok = self.momentum == 0 or self.optimizer == "sgd"
         require(ok, "training.momentum", self.momentum, 'zero unless the optimizer is "sgd"')
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
+        radius = self.adversarial
+        require(0 <= radius <= 10, "training.adversarial", radius, "between 0 and 10")
         require(0 <= self.average < 1, "training.average", self.average, "inside [0, 1)")
 
 
@@ -220,6 +228,9 @@ class Privacy:
             sets the denominator of a step and the weight of the average, never the exact count.
         tuning: On what data the settings of this contract were chosen, for the privacy report:
             trials on a holder's data that its ledger does not have would be spent unseen.
+        group_clip: Group of weights -> L2 bound of a user's gradient in that group; the squares add
+            up to at most clip_norm squared, and the noise is that of clip_norm. Absent for one
+            bound on the whole gradient.
     """
 
     epsilon: float | None = None
@@ -228,6 +239,7 @@ class Privacy:
     noise_multiplier: float = 0.0
     size_classes: tuple[tuple[str, int], ...] = (("standard", 1000),)
     tuning: str = ""
+    group_clip: tuple[tuple[GroupName, float], ...] = ()
 
     def __post_init__(self) -> None:
         ok = self.epsilon is None or 0 < self.epsilon <= 50
@@ -246,6 +258,11 @@ class Privacy:
             ok = re.fullmatch(NAME, name) is not None
             require(ok, "privacy.size_classes", name, NAME_BOUND)
             require(users >= 1, f"privacy.size_classes.{name}", users, "at least 1 user")
+        groups = [group for group, _ in self.group_clip]
+        unique = len(set(groups)) == len(groups)
+        require(unique, "privacy.group_clip", self.group_clip, "each group once")
+        for group, bound in self.group_clip:
+            require(bound > 0, f"privacy.group_clip.{group}", bound, "positive")
 
     @property
     def private(self) -> bool:

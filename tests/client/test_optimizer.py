@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import GRID, SecureRandom
+from credit_common.errors import PrivacyError
 from credit_common.privacy import MechanismPlan
 
 C = 0.7
@@ -73,6 +75,67 @@ def test_one_user_in_many_rows_would_be_seen_to_pass_the_bound():
         p.grad_sample = torch.ones((5, *p.shape))
     optimizer.accumulate()
     assert norm(parameters) == pytest.approx(5 * C, rel=2e-6)
+
+
+GROUPS = {"lora": 0.3, "head": 0.4, "wide": 0.2}
+
+
+def grouped(sigma=1.0, noise=None):
+    """An optimizer with a bound for each group; lora has two tensors, in two places."""
+    plan = dataclasses.replace(plan_of(sigma), group_clip=tuple(GROUPS.items()))
+    names, sizes = ("lora", "head", "lora", "wide"), ((3, 4), (5,), (2, 2), (6,))
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+    groups = [{"params": [p], "group": n} for p, n in zip(parameters, names, strict=True)]
+    sgd = torch.optim.SGD(groups, lr=1.0)
+    parts = {n: [p for p, own in zip(parameters, names, strict=True) if own == n] for n in GROUPS}
+    return NoisySumOptimizer(sgd, plan, noise or SecureRandom()), parts
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 1e30])
+def test_each_group_of_an_example_is_clipped_to_its_own_bound(scale):
+    optimizer, parts = grouped()
+    for seed, part in enumerate(parts.values()):
+        give(part, 1, seed=seed, scale=scale)
+    raw = {n: torch.cat([p.grad_sample.double().flatten() for p in parts[n]]) for n in parts}
+    optimizer.accumulate()
+    for name, bound in GROUPS.items():
+        assert norm(parts[name]) <= bound
+        size = raw[name].norm().item()
+        expected = raw[name] * min(1.0, bound / size)
+        assert torch.allclose(summed(parts[name]), expected, rtol=3e-6, atol=0)
+    assert norm([p for part in parts.values() for p in part]) <= C
+
+
+def test_a_group_that_is_not_finite_spoils_its_example_in_every_group():
+    optimizer, parts = grouped()
+    for seed, part in enumerate(parts.values()):
+        give(part, 2, seed=seed)
+        for p in part:
+            p.grad_sample[0] = 0.0
+    parts["head"][0].grad_sample[1, 0] = math.nan
+    optimizer.accumulate()
+    assert all(not summed(part).any() for part in parts.values())
+
+
+def test_the_noise_of_clipped_groups_is_that_of_the_whole_clip_norm():
+    class One:
+        def normal(self, n):
+            return np.ones(n)
+
+    optimizer, parts = grouped(1.5, One())
+    optimizer.zero_grad()
+    optimizer.step()
+    for part in parts.values():
+        for p in part:
+            assert torch.allclose(-p.detach() * 25.0, torch.full(p.shape, 1.5 * C), rtol=1e-5)
+
+
+def test_a_group_without_a_bound_is_refused():
+    plan = dataclasses.replace(plan_of(), group_clip=(("lora", 0.3),))
+    for group in ({}, {"group": "head"}):
+        sgd = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(2))], **group}], lr=1.0)
+        with pytest.raises(PrivacyError, match=r"weights of '(None|head)'"):
+            NoisySumOptimizer(sgd, plan, SecureRandom())
 
 
 def test_direction_is_kept():

@@ -99,6 +99,36 @@ def test_one_noised_step_moves_every_number_of_every_tensor(private_shop):
         assert (start[name] != end[name]).mean() > 0.99, name
 
 
+def test_weights_too_large_for_noise_to_move_are_refused_before_a_user_is_drawn(private_shop):
+    model, plan, examples = private_shop
+
+    class Untouched(SecureRandom):
+        def uniform(self, n):
+            raise AssertionError("drawn")
+
+    for name in model.schema():
+        start = model.initial_adapter()
+        start[name] = np.full_like(start[name], 1e30)
+        with pytest.raises(PrivacyError, match=f"do not move {name}"):
+            train(model, examples, plan, start, sampling=Untouched(), noise=SecureRandom())
+
+
+def test_trying_the_noise_leaves_nothing_in_the_round(private_shop, shaken):
+    model, plan, examples = private_shop
+    seen = []
+
+    class Looking(SecureRandom):
+        def uniform(self, n):
+            seen.append(model.adapter())
+            return super().uniform(n)
+
+    start = shaken(model)
+    train(model, examples, plan, start, sampling=Looking(), noise=SecureRandom())
+    assert len(seen) == plan.steps
+    assert same(seen[0], start)
+    assert not same(seen[1], start)
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("factors", ["fedavg", "ffa"])
 def test_two_steps_without_noise_move_every_tensor(shop, layers, factors):
@@ -188,6 +218,28 @@ def test_a_users_effect_on_a_step_is_at_most_the_clip_norm(shop, records):
         sums.append(parameters[0].summed_grad.clone())
         optimizer.zero_grad()
     assert 0.04 < (sums[0] - sums[1]).norm().item() <= 0.05
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_round_clips_each_group_of_the_contract(variant, model_for, records, monkeypatch, layers):
+    bounds = {"lora": 0.001, "head": 0.002, "wide": 0.003}
+    contract = variant(model={"layers": layers}, privacy={"group_clip": tuple(bounds.items())})
+    model, plan = model_for(contract), mechanism_plan(contract, "small")
+    names, norms = [name.split(".")[0] for name, _ in model.trained()], []
+    original = NoisySumOptimizer.accumulate
+
+    def accumulate(self):
+        original(self)
+        for group in bounds:
+            own = [p for p, name in zip(self.params, names, strict=True) if name == group]
+            norms.append((group, torch.cat([p.summed_grad.flatten() for p in own]).norm().item()))
+
+    monkeypatch.setattr(NoisySumOptimizer, "accumulate", accumulate)
+    plan = dataclasses.replace(plan, sampling_rate=1.0)  # each batch is the one user
+    private_run(model, plan, Examples(model, contract, records(1)))
+    assert len(norms) == plan.steps * len(bounds)
+    for group, norm in norms:
+        assert 0.99 * bounds[group] < norm <= bounds[group], group
 
 
 def test_a_round_starts_from_the_adapter_that_it_is_given(shop, shaken):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -170,6 +171,15 @@ def test_the_statement_says_what_the_contract_runs(longer):
     for value in (facts.epsilon, facts.holdout_epsilon):
         assert told_epsilon(value) in said["statement"]
     assert said["statement"] == promise(longer, facts)
+
+
+def test_the_statement_names_the_bounds_of_groups(longer):
+    clip = (("lora", 0.5), ("head", 0.5), ("wide", 0.7))
+    privacy = dataclasses.replace(longer.privacy, group_clip=clip)
+    clipped = dataclasses.replace(longer, privacy=privacy)
+    said = privacy_statement(clipped, truthful(clipped, 8))["mechanism"]
+    assert said["group_clip"] == {"lora": 0.5, "head": 0.5, "wide": 0.7}
+    assert said["clip_norm"] == 1.0
 
 
 def test_the_promise_is_of_one_run_and_names_what_bounds_all_of_them(longer):

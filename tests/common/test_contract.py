@@ -32,6 +32,14 @@ FIELD = 'name = "age"\nkind = "number"\nrange = [18, 100]\nedges = [25, 40, 60]'
         ("rounds = 3", "rounds = 3.0", ["training.rounds", "an integer"]),
         ("rounds = 3", "rounds = true", ["training.rounds", "True", "an integer"]),
         ("lora = 0.1", "lora = -0.1", ["training.learning_rate.lora", "-0.1", "positive"]),
+        ("steps = 2", "steps = 2\nadversarial = -1", ["training.adversarial", "0 and 10"]),
+        (
+            "delta = 1e-5",
+            "group_clip = { lora = 0.1 }",
+            ["privacy.group_clip", "['lora']"],
+        ),
+        ("delta = 1e-5", "group_clip = { lora = 0 }", ["privacy.group_clip.lora", "positive"]),
+        ("delta = 1e-5", "group_clip = { top = 1 }", ["privacy.group_clip", "'top'", "'lora'"]),
         ("rank = 4", "rank = 65", ["model.rank", "65", "between 1 and 64"]),
         ("rank = 4", 'backbone = "other"', ["model.backbone_sha256", "SHA-256"]),
         ("rank = 4", 'train = ["lora", "wide"]', ["model.train", "head"]),
@@ -190,6 +198,39 @@ def test_the_digest_changes_with_any_meaning(
     assert parse_contract(contract_text.replace(old, new, 1)).digest != contract.digest
 
 
+CLIPPED = "delta = 1e-5\ngroup_clip = { lora = 0.3, head = 0.4, wide = 0.5 }"
+
+
+def test_bounds_of_groups_are_part_of_the_meaning_and_their_order_is_not(
+    contract_text: str, contract: Contract
+) -> None:
+    clipped = contract_text.replace("delta = 1e-5", CLIPPED)
+    turned = clipped.replace("lora = 0.3, head = 0.4", "head = 0.4, lora = 0.3")
+    other = clipped.replace("lora = 0.3, head = 0.4", "head = 0.3, lora = 0.4")
+    digests = [parse_contract(text).digest for text in (clipped, turned, other, contract_text)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert dict(parse_contract(clipped).privacy.group_clip)["wide"] == 0.5
+    assert contract.privacy.group_clip == ()
+
+
+def test_adversarial_training_needs_a_text(contract_text: str) -> None:
+    text = contract_text.replace("steps = 2", "steps = 2\nadversarial = 0.5")
+    assert parse_contract(text).training.adversarial == 0.5
+    with pytest.raises(ContractError, match=r"training\.adversarial = 0\.5: .*no text is read"):
+        parse_contract(text.replace("rank = 4", 'rank = 4\ntrain = ["wide"]'))
+
+
+def test_a_baseline_of_some_groups_keeps_what_is_theirs(contract_text: str) -> None:
+    text = contract_text.replace("steps = 2", "steps = 2\nadversarial = 0.5")
+    whole = parse_contract(text.replace("delta = 1e-5", CLIPPED))
+    wide, text_alone = whole.training_only("wide"), whole.training_only("lora", "head")
+    assert wide.training.adversarial == 0
+    assert wide.privacy.group_clip == (("wide", 0.5),)
+    assert text_alone.training.adversarial == 0.5
+    assert dict(text_alone.privacy.group_clip) == {"lora": 0.3, "head": 0.4}
+
+
 def test_the_order_of_fields_is_part_of_the_meaning(contract: Contract) -> None:
     turned = dataclasses.replace(contract, fields=contract.fields[::-1])
     assert turned.digest != contract.digest
@@ -254,7 +295,9 @@ def test_build_gives_back_what_a_dataclass_says(made: Any) -> None:
         max_leaves=5,
     ),
     st.sampled_from(["task", "split", "model", "training", "privacy", "fields", "record"]),
-    st.sampled_from(["", "rounds", "epsilon", "learning_rate", "targets", "size_classes", "salt"]),
+    st.sampled_from(
+        ["", "rounds", "epsilon", "learning_rate", "targets", "size_classes", "group_clip", "salt"]
+    ),
 )
 def test_whatever_stands_in_a_table_gives_a_contract_or_a_contract_error(
     value: Any, table: str, key: str

@@ -68,6 +68,19 @@ def test_the_event_of_a_plan_does_not_depend_on_the_size_class():
     )
 
 
+@pytest.mark.parametrize("bounds", [(0.3, 0.4), (0.5,), (0.1, 0.1, 0.1)])
+def test_bounds_of_groups_may_fill_the_clip_norm(bounds):
+    groups = tuple(zip("abc", bounds, strict=False))
+    assert dataclasses.replace(mechanism_plan(BASE, "small"), group_clip=groups)
+
+
+@pytest.mark.parametrize("bounds", [(0.3, 0.4001), (0.500001,), (0.5, 0.5), (math.nan,)])
+def test_bounds_of_groups_that_pass_the_clip_norm_together_are_refused(bounds):
+    groups = tuple(zip("abc", bounds, strict=False))
+    with pytest.raises(PrivacyError, match=r"privacy\.group_clip.*clip_norm squared = 0\.25"):
+        dataclasses.replace(mechanism_plan(BASE, "small"), group_clip=groups)
+
+
 def test_an_unknown_size_class_is_refused():
     with pytest.raises(ContractError, match="huge"):
         mechanism_plan(BASE, "huge")

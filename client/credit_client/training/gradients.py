@@ -20,7 +20,9 @@ from credit_common.model import CreditModel, Tap
 Losses = Callable[[Tensor, Tensor], Tensor]
 
 
-def fill_grad_samples(model: CreditModel, batch: Batch, losses: Losses) -> None:
+def fill_grad_samples(
+    model: CreditModel, batch: Batch, losses: Losses, *, also: tuple[Tensor, ...] = ()
+) -> tuple[Tensor, ...]:
     """Set `grad_sample` (rows, *shape) of each trained tensor, float32.
 
     Rows of weight zero get gradients of exactly zero.
@@ -29,6 +31,11 @@ def fill_grad_samples(model: CreditModel, batch: Batch, losses: Losses) -> None:
         model: In its current state.
         batch: One physical batch.
         losses: Scores (n, outputs) and labels (n,) -> loss of each row (n,).
+        also: Inputs of the batch that require a gradient.
+
+    Returns:
+        The gradient of the sum of the rows' losses by each tensor of `also`; rows are independent,
+        so that each row of it is that row's own.
     """
     trained: dict[str, Any] = dict(model.trained())  # grad_sample is opacus' own attribute
     taps: list[Tap] = []
@@ -36,7 +43,9 @@ def fill_grad_samples(model: CreditModel, batch: Batch, losses: Losses) -> None:
         cls = model.text_features(batch.hidden, batch.mask, taps) if model.reads_text else None
         scores = model.score(cls, batch.wide)
         loss = (losses(scores, batch.labels) * batch.weights).sum()
-    d_scores, *d_outs = torch.autograd.grad(loss, [scores, *(tap.out for tap in taps)])
+    inner = [scores, *(tap.out for tap in taps)]
+    d_scores, *others = torch.autograd.grad(loss, [*inner, *also])
+    d_outs, d_also = others[: len(taps)], others[len(taps) :]
     with torch.no_grad():
         if "head.weight" in trained:
             assert cls is not None
@@ -47,6 +56,7 @@ def fill_grad_samples(model: CreditModel, batch: Batch, losses: Losses) -> None:
             trained["wide.weight"].grad_sample = torch.einsum("no,nx->nox", d_scores, batch.wide)
         for tap, d_out in zip(taps, d_outs, strict=True):
             _lora(tap, d_out.float())
+    return tuple(d_also)
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from credit_client.training.adversarial import fill_adversarial
 from credit_client.training.examples import Examples
 from credit_client.training.gradients import fill_grad_samples
 from credit_client.training.optimizer import NoisySumOptimizer
@@ -38,7 +39,8 @@ def train(
         noise: Draws each step's noise.
 
     Raises:
-        PrivacyError: If the plan is private and a source is not a SecureRandom.
+        PrivacyError: If the plan is private and a source is not a SecureRandom, or noise does not
+            move a tensor.
         WireError: If the adapter does not fit the model.
     """
     if plan.private and not (
@@ -46,12 +48,19 @@ def train(
     ):
         raise PrivacyError("a private plan takes its sampling and noise from SecureRandom alone")
     model.load_adapter(adapter)
+    if plan.private:
+        _check_moves(model, plan)
+        model.load_adapter(adapter)
     optimizer = NoisySumOptimizer(_optimizer(model), plan, noise)
     row_losses = partial(losses, model.contract)
+    radius = model.contract.training.adversarial
     for _ in range(plan.steps):
         optimizer.zero_grad()
         for batch in examples.batches(poisson_sample(sampling, len(examples), plan.sampling_rate)):
-            fill_grad_samples(model, batch, row_losses)
+            if radius > 0:
+                fill_adversarial(model, batch, row_losses, radius)
+            else:
+                fill_grad_samples(model, batch, row_losses)
             optimizer.accumulate()
         optimizer.step()
     optimizer.zero_grad()
@@ -81,6 +90,25 @@ def losses(contract: Contract, scores: Tensor, labels: Tensor) -> Tensor:
     return 0.5 * (scores[:, 0] - labels).square()
 
 
+def _check_moves(model: CreditModel, plan: MechanismPlan) -> None:
+    """Refuse a round that could not move some tensor: noised steps without data must move each.
+
+    It is tried before the data is touched. A refusal afterwards would show the server something of
+    a release that is not charged, as often as it asks, at values of its own choice.
+    """
+    still = {name: (p, p.detach().clone()) for name, p in model.trained()}
+    optimizer = NoisySumOptimizer(_optimizer(model), plan, SecureRandom())
+    for _ in range(3):  # rounding may keep a tensor of one number where it is, but not every time
+        optimizer.zero_grad()
+        optimizer.step()
+        still = {name: pair for name, pair in still.items() if torch.equal(*pair)}
+        if not still:
+            break
+    optimizer.zero_grad()
+    if still:
+        raise PrivacyError(f"noised steps do not move {min(still)}")
+
+
 def _optimizer(model: CreditModel) -> torch.optim.Optimizer:
     training = model.contract.training
     groups = []
@@ -88,7 +116,7 @@ def _optimizer(model: CreditModel) -> torch.optim.Optimizer:
         group = name.split(".")[0]
         decay = 0.0 if group == "lora" else training.weight_decay
         rate = getattr(training.learning_rate, group)
-        groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": decay, "group": group})
     if training.optimizer == "adam":
         return torch.optim.AdamW(groups)
     return torch.optim.SGD(groups, momentum=training.momentum)

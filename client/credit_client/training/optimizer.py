@@ -5,6 +5,8 @@ What is replaced, and why (numbers are rows of the privacy specification):
 - the sum over examples is float64 and bounded by (1 - 1e-6) C, since float32 norms and sums round
   (16);
 - an example whose gradient is not finite counts as zero, and nobody learns how many were (6);
+- where the plan bounds each group of weights, each group's part of an example is clipped to its own
+  bound, and the noise stays that of C (20);
 - the noise comes from the source that it is given, in float64, never from torch's generator (2);
 - a step's noised sum is snapped to a grid that does not depend on the data (11);
 - the denominator is the plan's public one, never a count (1);
@@ -12,6 +14,7 @@ What is replaced, and why (numbers are rows of the privacy specification):
 """
 
 import math
+from typing import Any
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -19,6 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from credit_client.training.randomness import RandomSource, add_noise
+from credit_common.errors import PrivacyError
 from credit_common.privacy import MechanismPlan
 
 _MARGIN = 1.0 - 1e-6
@@ -28,6 +32,15 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
     """Clips each example, sums, adds noise once per step, divides by the public denominator.
 
     Call `accumulate` after each backward pass over a physical batch, then `step`.
+
+    Args:
+        optimizer: What steps on the noised mean. Where the plan has a `group_clip`, each of its
+            parameter groups says under "group" which group of weights it is.
+        plan: Bounds, noise and the public denominator.
+        noise: Where the noise comes from.
+
+    Raises:
+        PrivacyError: If the plan bounds groups, but not one that the optimizer has.
     """
 
     def __init__(self, optimizer: Optimizer, plan: MechanismPlan, noise: RandomSource) -> None:
@@ -39,6 +52,7 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
         )
         self._plan = plan
         self._noise = noise
+        self._parts = _parts(self.param_groups, plan)
 
     def accumulate(self) -> None:
         """Add the clipped gradients of one physical batch to the step's sum, and forget them."""
@@ -47,20 +61,24 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
             p.grad_sample = None
 
     def clip_and_accumulate(self) -> None:
-        """Clip each example to the plan's norm and add it to `summed_grad`, float64."""
+        """Clip each example to the plan's bounds and add it to `summed_grad`, float64."""
         # MPS has no float64: there the sums are made on the CPU.
-        exact = [p.grad_sample.flatten(1).to(_sums_on(p), torch.float64) for p in self.params]
-        squares = torch.stack([row.square().sum(1) for row in exact]).sum(0)
-        finite = torch.isfinite(squares)
-        factor = torch.ones_like(squares)
-        if math.isfinite(self.max_grad_norm):
-            bound = self.max_grad_norm * _MARGIN
-            factor = (bound / squares.sqrt().clamp_min(1e-30)).clamp(max=1.0)
-        factor = torch.where(finite, factor, 0.0)
-        for p, row in zip(self.params, exact, strict=True):
-            clean = row if bool(finite.all()) else torch.where(finite[:, None], row, 0.0)
-            total = (factor @ clean).view_as(p)
-            p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
+        params = self.params
+        exact = [p.grad_sample.flatten(1).to(_sums_on(p), torch.float64) for p in params]
+        squares = [row.square().sum(1) for row in exact]
+        norms = [torch.stack([squares[i] for i in part]).sum(0).sqrt() for part, _ in self._parts]
+        finite = torch.isfinite(norms[0] if len(norms) == 1 else torch.stack(norms).sum(0))
+        whole = bool(finite.all())
+        for norm, (part, bound) in zip(norms, self._parts, strict=True):
+            factor = torch.ones_like(norm)
+            if math.isfinite(bound):
+                factor = (bound * _MARGIN / norm.clamp_min(1e-30)).clamp(max=1.0)
+            factor = torch.where(finite, factor, 0.0)
+            for i in part:
+                p, row = params[i], exact[i]
+                clean = row if whole else torch.where(finite[:, None], row, 0.0)
+                total = (factor @ clean).view_as(p)
+                p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     def pre_step(self, closure: None = None) -> bool:
         """Noise and scale the step's sum into `grad`; an empty batch has the sum zero."""
@@ -90,6 +108,23 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
             p.grad_sample = None
             p.summed_grad = None
         self.original_optimizer.zero_grad(set_to_none)
+
+
+def _parts(groups: list[dict[str, Any]], plan: MechanismPlan) -> list[tuple[list[int], float]]:
+    """What is clipped as one: positions among the optimizer's parameters, and their bound."""
+    names = [group.get("group") for group in groups for p in group["params"] if p.requires_grad]
+    if not plan.private:
+        return [(list(range(len(names))), math.inf)]
+    if not plan.group_clip:
+        return [(list(range(len(names))), plan.clip_norm)]
+    unknown = sorted({str(name) for name in names} - {group for group, _ in plan.group_clip})
+    if unknown:
+        raise PrivacyError(f"privacy.group_clip has no bound for the weights of {unknown[0]!r}")
+    parts = [
+        ([i for i, name in enumerate(names) if name == group], bound)
+        for group, bound in plan.group_clip
+    ]
+    return [(members, bound) for members, bound in parts if members]
 
 
 def _sums_on(p: Tensor) -> torch.device:

@@ -62,8 +62,8 @@ def test_row_12_catches_a_mod(broken):
 
 
 def test_row_12_its_formula_claims_less_than_it_spends():
-    """One release at its σ for ε = 8 spends more than 8; thirty are not counted at all."""
-    claimed, delta = 8.0, 1e-5
+    """One release at its σ for ε = 12 spends 13; thirty are not counted at all."""
+    claimed, delta = 12.0, 1e-5
     mod = LocalDpMod(clipping_norm=1.0, sensitivity=1.0, epsilon=claimed, delta=delta)
     sigma = mod.sensitivity * math.sqrt(2 * math.log(1.25 / mod.delta)) / mod.epsilon
     one = Histogram(noise_multiplier=sigma)

@@ -26,13 +26,16 @@ from flwr.clientapp import ClientApp
 from credit_client import identity as own
 from credit_client import link as link_module
 from credit_client.gate import Exit
+from credit_client.heads import OwnHeads
 from credit_client.identity import Identity
+from credit_client.ledger import Ledger
 from credit_client.link import Link
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import Bundle
 from credit_common.certificates import Subject, load_request
 from credit_common.contract import parse_contract
-from credit_common.errors import CreditError, LinkError, TrustError
+from credit_common.errors import CreditError, LinkError, PrivacyError, TrustError
+from credit_common.events import Histogram
 from credit_common.protocol import SERVICE
 from credit_common.wire import adapter_reply, array_record, pack, request_arrays
 from credit_server.authority import create_authority, issue_holder
@@ -109,10 +112,17 @@ def link_of(identity: Identity, address: str) -> Link:
 class Holder:
     """A holder in a thread of its own."""
 
-    def __init__(self, identity: Identity, address: str, app: ClientApp, **watchers: Callable):
+    def __init__(
+        self,
+        identity: Identity,
+        address: str,
+        app: ClientApp,
+        link: Link | None = None,
+        **watchers: Callable,
+    ):
         self.finished: pb.Finished | None = None
         self.error: BaseException | None = None
-        self._link = link_of(identity, address)
+        self._link = link or link_of(identity, address)
         self._thread = threading.Thread(target=self._run, args=(app, watchers), daemon=True)
         self._thread.start()
 
@@ -361,6 +371,59 @@ def test_an_unknown_wire_version_is_refused_by_name(net, monkeypatch):
         with pytest.raises(LinkError, match="coordinator speaks 1, the holder 7, 9") as error:
             link.join()
         assert error.value.final
+
+
+def spend(identity: Identity, *numbers: int) -> None:
+    with Ledger.open(identity.ledger_path, identity.witness) as ledger:
+        for number in numbers:
+            ledger.charge(
+                "holdout",
+                Histogram(noise_multiplier=20.0),
+                contract_digest="c",
+                message_id=f"m{number}",
+                request_digest="r",
+                reply=b"reply",
+                budget_epsilon=8.0,
+                delta=1e-5,
+            )
+
+
+def test_the_coordinator_keeps_heads_and_a_machine_that_went_back_in_time_is_refused(net):
+    """Ledger and witness are both restored from before: only the coordinator remembers."""
+    identity = net.holders["a"]
+    spend(identity, 0)
+    kept = {path: path.read_bytes() for path in (identity.ledger_path, identity.witness.path)}
+    spend(identity, 1)
+
+    def link(ledger: Ledger, address: str) -> Link:
+        heads = OwnHeads(identity, ledger)
+        exit_ = Exit(identity.manifest, Free())
+        return Link(identity, address, 1000, exit_=exit_, heads=heads)
+
+    grid = net.grid()
+    with net.serve(grid) as address:
+        with Ledger.open(identity.ledger_path, identity.witness) as ledger:
+            holder = Holder(identity, address, adding(1.0), link=link(ledger, address))
+            grid_start(grid, 1)
+            asked = [requests_to(identity.subject.node_id)]
+            assert values(grid.send_and_receive(asked, timeout=ENOUGH)) == [1.0]
+            grid.finish(FINISHED)
+            holder.join()
+        shown = Heads(net.home).newest(identity.subject.node_id)
+        assert shown.counter == 2
+        assert shown.epsilon is None  # told in the last round alone
+        for path, content in kept.items():
+            path.write_bytes(content)
+        with (
+            Ledger.open(identity.ledger_path, identity.witness) as ledger,
+            link(ledger, address) as back,
+        ):
+            with pytest.raises(PrivacyError, match=r"ends at entry 1.*head with 2 entries"):
+                back.join()
+            # One that would not look at it is turned away.
+            back._heads.check = lambda shown: None
+            with pytest.raises(TrustError, match="signed 2 entries before, and 1 now"):
+                back.work(adding(1.0))
 
 
 def test_nobody_answers_in_anothers_name(net):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from credit_client.disclosure import ledger_outlook, never_sent, schedule_spend, sendings
+from credit_client.disclosure import HEAD, ledger_outlook, never_sent, schedule_spend, sendings
 from credit_client.ledger import Ledger
 from credit_common import federation_pb2 as pb
 from credit_common.evaluation import count_users
@@ -70,9 +70,11 @@ def test_an_evaluation_answer_has_the_size_of_its_counts(contract):
 
 def test_a_holder_can_send_nothing_that_is_not_told(contract):
     """A field that is added to the wire has to be told too."""
-    assert set(pb.Hello.DESCRIPTOR.fields_by_name) == {"wire_versions", "contract_digest"}
+    assert set(pb.Hello.DESCRIPTOR.fields_by_name) == {"wire_versions", "contract_digest", "head"}
     outcomes = {"adapter", "histogram", "refused"}
-    assert set(pb.Reply.DESCRIPTOR.fields_by_name) == {"message_id", *outcomes}
+    assert set(pb.Reply.DESCRIPTOR.fields_by_name) == {"message_id", "head", *outcomes}
+    with_head = {what for what, s in of(contract).items() if HEAD in ", ".join(s.contains)}
+    assert with_head == {"greeting", "training answer", "evaluation answer", "refusal"}
     assert not pb.Refused.DESCRIPTOR.fields
     assert list(of(contract)) == [
         "certificate", "greeting", "heartbeat", "training answer", "evaluation answer", "refusal",

@@ -1,5 +1,6 @@
 """One round of local training under the contract's plan, and scoring."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -8,14 +9,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from credit_client.training.examples import Examples
-from credit_client.training.gradients import fill_grad_samples
+from credit_client.training.examples import Batch, Examples
+from credit_client.training.gradients import Losses, fill_grad_samples
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import RandomSource, SecureRandom, poisson_sample
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan
+
+Fill = Callable[[CreditModel, Batch, Losses], None]
+"""Sets `grad_sample` of each trained tensor for one physical batch, as `fill_grad_samples` does."""
 
 
 def train(
@@ -26,6 +30,7 @@ def train(
     *,
     sampling: RandomSource,
     noise: RandomSource,
+    fill: Fill | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """The adapter after `plan.steps` noised steps from `adapter`.
 
@@ -36,6 +41,8 @@ def train(
         adapter: The round's global adapter.
         sampling: Draws each step's Poisson batch.
         noise: Draws each step's noise.
+        fill: Instead of `fill_grad_samples`, for audits in simulation. A holder passes none, and
+            nothing that a contract or a message says can set it.
 
     Raises:
         PrivacyError: If the plan is private and a source is not a SecureRandom.
@@ -51,7 +58,7 @@ def train(
     for _ in range(plan.steps):
         optimizer.zero_grad()
         for batch in examples.batches(poisson_sample(sampling, len(examples), plan.sampling_rate)):
-            fill_grad_samples(model, batch, row_losses)
+            (fill or fill_grad_samples)(model, batch, row_losses)
             optimizer.accumulate()
         optimizer.step()
     optimizer.zero_grad()

@@ -1,7 +1,7 @@
-"""`credit-sim`: simulation runs, data sets, noise for a budget.
+"""`credit-sim`: simulation runs, audits, data sets, noise for a budget.
 
 Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 refused with one line that says
-why, 2 wrong usage, 130 interrupted.
+why or an audit that failed, 2 wrong usage, 130 interrupted.
 """
 
 import argparse
@@ -94,6 +94,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--format", default="table", choices=["table", "json"])
     demo.set_defaults(command=_demo)
 
+    audit = commands.add_parser(
+        "audit",
+        help="attack the privacy claim on real data: lower bounds on ε beside what is claimed",
+        description="Plant canaries into the real trainer (one-run audit) and attack real users' "
+        "membership, at ε = ∞, 8, 2 and 1, and hold lower bounds on ε beside the claims; broken "
+        "variants must be caught. Exit code 1 if one is not, or if a bound passes a sound claim.",
+    )
+    audit.add_argument("--data", default="german", help="german, pakdd2009, taiwan or lendingclub")
+    audit.add_argument("--canaries", type=int, default=1000, metavar="N")
+    audit.add_argument(
+        "--quick", action="store_true", help="300 users instead of 1,000, fewer rounds"
+    )
+    audit.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
+    audit.add_argument("--format", default="table", choices=["table", "json", "markdown"])
+    audit.set_defaults(command=_audit)
+
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
     data.add_argument("name", help="pakdd2009, german, taiwan, lendingclub or minilm-l6")
     data.add_argument("--file", type=Path, help="LendingClub's public loan CSV (lendingclub only)")
@@ -170,6 +186,27 @@ def _demo(options: argparse.Namespace) -> int:
             )
         {"table": demo_summary, "json": write_demo_json}[options.format](result)
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    import torch
+
+    from credit_simulations.audit import run_audit
+    from credit_simulations.audit_view import audit_summary, write_audit_json, write_audit_markdown
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    result = run_audit(
+        options.data,
+        canaries=options.canaries,
+        quick=options.quick,
+        stage=lambda words: print(f"audit: {words}", file=sys.stderr),
+    )
+    views = {"table": audit_summary, "json": write_audit_json, "markdown": write_audit_markdown}
+    views[options.format](result)
+    for failure in result.failures():
+        print(f"credit-sim: {failure}", file=sys.stderr)
+    return 1 if result.failures() else 0
 
 
 def _holders(files: list[Path] | None) -> dict[str, Path] | None:

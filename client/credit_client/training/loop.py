@@ -1,5 +1,6 @@
 """One round of local training under the contract's plan, and scoring."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -9,14 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from credit_client.training.adversarial import fill_adversarial
-from credit_client.training.examples import Examples
-from credit_client.training.gradients import fill_grad_samples
+from credit_client.training.examples import Batch, Examples
+from credit_client.training.gradients import Losses, fill_grad_samples
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import RandomSource, SecureRandom, poisson_sample
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan
+
+Fill = Callable[[CreditModel, Batch, Losses], None]
+"""Sets `grad_sample` of each trained tensor for one physical batch, as `fill_grad_samples` does."""
 
 
 def train(
@@ -27,6 +31,7 @@ def train(
     *,
     sampling: RandomSource,
     noise: RandomSource,
+    fill: Fill | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """The adapter after `plan.steps` noised steps from `adapter`.
 
@@ -37,6 +42,8 @@ def train(
         adapter: The round's global adapter.
         sampling: Draws each step's Poisson batch.
         noise: Draws each step's noise.
+        fill: Instead of the contract's way to fill `grad_sample`, for audits in simulation. A holder passes none, and
+            nothing that a contract or a message says can set it.
 
     Raises:
         PrivacyError: If the plan is private and a source is not a SecureRandom, or noise does not
@@ -53,14 +60,13 @@ def train(
         model.load_adapter(adapter)
     optimizer = NoisySumOptimizer(_optimizer(model), plan, noise)
     row_losses = partial(losses, model.contract)
-    radius = model.contract.training.adversarial
+    if fill is None:
+        radius = model.contract.training.adversarial
+        fill = partial(fill_adversarial, radius=radius) if radius else fill_grad_samples
     for _ in range(plan.steps):
         optimizer.zero_grad()
         for batch in examples.batches(poisson_sample(sampling, len(examples), plan.sampling_rate)):
-            if radius > 0:
-                fill_adversarial(model, batch, row_losses, radius)
-            else:
-                fill_grad_samples(model, batch, row_losses)
+            fill(model, batch, row_losses)
             optimizer.accumulate()
         optimizer.step()
     optimizer.zero_grad()

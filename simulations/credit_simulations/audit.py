@@ -8,22 +8,30 @@ that a claim is true: a lower bound far under the claim is what little an attack
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
+from credit_client.training.optimizer import NoisySumOptimizer
+from credit_common.accountant import epsilon
 from credit_common.errors import CreditError
+from credit_common.events import Histogram
+from credit_common.privacy import MechanismPlan
 from credit_simulations.audited import Schedule, Subject, open_subject
 from credit_simulations.data import prepare
 from credit_simulations.membership import attack
 from credit_simulations.one_run import BROKEN, CONFIDENCE, SOUND, Variant, canary_run
 from credit_simulations.packaged import packaged_contract
+from credit_simulations.single_step import CONFIDENCE as SINGLE_STEP_CONFIDENCE
+from credit_simulations.single_step import MakeOptimizer, canary_mu, noisy_sum
 
 CLAIMS = (None, 8.0, 2.0, 1.0)
 """ε of the sound arms; None is ε = ∞, which claims nothing and so cannot be refuted."""
 BROKEN_CLAIM = 2.0
 USERS, SCHEDULE = 1000, Schedule(rounds=12, steps=3, sampling_rate=0.2)
 QUICK_USERS, QUICK_SCHEDULE = 300, Schedule(rounds=4, steps=2, sampling_rate=0.5)
+STEPS = 2000
+"""Steps with the canary of the single-step audit, and as many without."""
 LEAST_CANARIES = 600
 """With fewer, a broken arm may get away by chance."""
 
@@ -158,9 +166,50 @@ def run_audit(
 
 
 def arms(subject: Subject, canaries: int) -> Iterator[Arm]:
-    """All arms, in the order of the report. Another audit joins with arms of its own here."""
+    """All arms, in the order of the report."""
+    yield from _single_step_arms(subject)
     yield from _one_run_arms(subject, canaries)
     yield from _membership_arms(subject)
+
+
+def _single_step_arms(subject: Subject) -> Iterator[Arm]:
+    """One step with noise multiplier 1 on all users: μ is 1, which ε follows from exactly."""
+    delta = subject.schedule.delta
+    plan = _one_step(delta)
+    claim = epsilon([Histogram(noise_multiplier=1.0)], delta)
+
+    def half(groups: list[dict[str, Any]], plan: MechanismPlan) -> NoisySumOptimizer:
+        return noisy_sum(groups, replace(plan, noise_multiplier=plan.noise_multiplier / 2))
+
+    def run(make: MakeOptimizer, rows: int) -> Measured:
+        mu = canary_mu(plan, make, trials=STEPS, canary_rows=rows)
+        bound = epsilon([Histogram(noise_multiplier=1 / mu)], delta) if mu > 0 else 0.0
+        return Measured(
+            lower_bound=bound, confidence=SINGLE_STEP_CONFIDENCE, canaries=STEPS, figures={"mu": mu}
+        )
+
+    variants: list[tuple[str, Kind, MakeOptimizer, int]] = [
+        ("single step", "sound", noisy_sum, 1),
+        ("single step, half noise", "broken", half, 1),
+        ("single step, three rows a user", "broken", noisy_sum, 3),
+    ]
+    for name, kind, make, rows in variants:
+        yield Arm(name=name, kind=kind, claim=claim, run=partial(run, make, rows))
+
+
+def _one_step(delta: float) -> MechanismPlan:
+    return MechanismPlan(
+        sampling_rate=1.0,
+        noise_multiplier=1.0,
+        clip_norm=1.0,
+        steps=1,
+        rounds=1,
+        expected_batch_size=100.0,
+        evaluation_noise_multiplier=1.0,
+        evaluations=0,
+        epsilon=50.0,
+        delta=delta,
+    )
 
 
 def _one_run_arms(subject: Subject, canaries: int) -> Iterator[Arm]:

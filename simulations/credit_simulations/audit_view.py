@@ -76,7 +76,7 @@ def _cells(line: Line) -> list[str]:
     return [
         line.name,
         line.kind,
-        "∞" if claim is None else f"{claim:g}",
+        "∞" if claim is None else f"{claim:.4g}",
         f"{line.measured.lower_bound:.2f}",
         right,
         *rates,
@@ -92,7 +92,7 @@ def _verdict(line: Line) -> str:
 
 def _meaning(result: AuditResult) -> str:
     schedule = result.schedule
-    confidences = sorted({f"{line.measured.confidence:.0%}" for line in result.lines})
+    confidences = sorted({f"{100 * line.measured.confidence:.6g}%" for line in result.lines})
     return (
         f"Each run: {schedule.rounds} rounds of {schedule.steps} steps at sampling rate "
         f"{schedule.sampling_rate:g}. lower bound: the ε that the attack refutes at "

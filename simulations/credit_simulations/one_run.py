@@ -132,7 +132,8 @@ class FixedKey(SecureRandom):
 
 
 def _without_noise(plan: MechanismPlan) -> MechanismPlan:
-    return dataclasses.replace(plan, noise_multiplier=0.0)
+    # Next to none: a round without any is refused before it begins.
+    return dataclasses.replace(plan, noise_multiplier=1e-3)
 
 
 def _without_clip(plan: MechanismPlan) -> MechanismPlan:

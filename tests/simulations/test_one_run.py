@@ -156,8 +156,8 @@ def test_the_sums_of_a_round_are_read_off_the_adapter(subject_of, everyone):
 
 
 def taken_part(subject, rows=1, changed=lambda plan: plan):
-    """What a canary of norm NORM adds to one full step without noise, along its direction."""
-    plan = dataclasses.replace(subject.schedule, epsilon=2.0)  # clipped, and without noise
+    """What a canary of norm NORM adds to a full step with next to no noise, along its direction."""
+    plan = dataclasses.replace(subject.schedule, epsilon=2.0, noise_multiplier=1e-4)
     at, signs = directions(subject.model, 40)
     height = signs * NORM * plan.clip_norm
     cohort = Cohort(subject.users, np.zeros(0, np.intp), np.arange(20).repeat(rows))
@@ -193,7 +193,7 @@ def test_only_noise_under_a_known_key_can_be_taken_out_again(subject_of, everyon
     subject = subject_of(steps=3, rounds=1, sampling_rate=1.0)
     plan = dataclasses.replace(subject.schedule, epsilon=2.0, noise_multiplier=3.0)
     (seen,) = rounds(subject, plan, everyone(subject), noise=source)
-    quiet = dataclasses.replace(plan, noise_multiplier=0.0)
+    quiet = dataclasses.replace(plan, noise_multiplier=1e-4)
     (exact,) = rounds(subject, quiet, everyone(subject))
     left = seen.sums - noise_of_round(subject.model, plan, source()) - exact.sums
     deviation = plan.noise_multiplier * plan.clip_norm * math.sqrt(plan.steps)

@@ -19,7 +19,7 @@ from credit_common.errors import PrivacyError
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan
 
-Fill = Callable[[CreditModel, Batch, Losses], None]
+Fill = Callable[[CreditModel, Batch, Losses], object]
 """Sets `grad_sample` of each trained tensor for one physical batch, as `fill_grad_samples` does."""
 
 
@@ -42,8 +42,8 @@ def train(
         adapter: The round's global adapter.
         sampling: Draws each step's Poisson batch.
         noise: Draws each step's noise.
-        fill: Instead of the contract's way to fill `grad_sample`, for audits in simulation. A holder passes none, and
-            nothing that a contract or a message says can set it.
+        fill: Instead of the contract's way to fill `grad_sample`, for audits in simulation. A
+            holder passes none, and nothing that a contract or a message says can set it.
 
     Raises:
         PrivacyError: If the plan is private and a source is not a SecureRandom, or noise does not

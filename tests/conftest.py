@@ -143,6 +143,11 @@ values = ["f", "m"]
 name = "secret"
 kind = "dropped"
 """
+FEDERATED = (
+    CONTRACT.replace("edges = [25, 40, 60]", 'edges = "federated"\nbins = 4\ncells = 41')
+    .replace("edges = [10, 50]", 'edges = "federated"\nbins = 5\nscale = "log"')
+    .replace("[[fields]]", "[statistics]\nnoise_multiplier = 8.0\n\n[[fields]]", 1)
+)
 
 
 @pytest.fixture(scope="session")
@@ -154,6 +159,17 @@ def contract_text() -> str:
 @pytest.fixture(scope="session")
 def contract() -> Contract:
     return parse_contract(CONTRACT)
+
+
+@pytest.fixture(scope="session")
+def federated_text() -> str:
+    """The same with federated edges of age (4 bins of 41 cells) and income (5 of 200, log)."""
+    return FEDERATED
+
+
+@pytest.fixture(scope="session")
+def federated() -> Contract:
+    return parse_contract(FEDERATED)
 
 
 @pytest.fixture(scope="session")
@@ -248,13 +264,14 @@ def federation_file(tiny_bert):
     """
     digest = hashlib.sha256((tiny_bert / "model.safetensors").read_bytes()).hexdigest()
 
-    def make(*, private=True, pinned=False, **changes) -> str:
-        tables = tomllib.loads(CONTRACT)
+    def make(*, private=True, pinned=False, federated=False, **changes) -> str:
+        tables = tomllib.loads(FEDERATED if federated else CONTRACT)
         own = {} if pinned else {"backbone": str(tiny_bert), "backbone_sha256": digest}
         tables["model"] |= own
         if not private:
             del tables["privacy"]["epsilon"], tables["privacy"]["noise_multiplier"]
             tables["evaluation"]["noise_multiplier"] = 0.0
+            tables.pop("statistics", None)
         for name, keys in changes.items():
             kept = {**tables.get(name, {}), **keys}
             tables[name] = {key: value for key, value in kept.items() if value is not None}

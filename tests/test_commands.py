@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from credit_client.shard import read_shard
 from credit_common.backbone import resolve_backbone
 from credit_common.contract import load_contract, parse_contract
 from credit_common.model import CreditModel
-from credit_common.release import open_release
+from credit_common.release import open_release, release_scores
+from credit_common.text import wide_features
 from credit_simulations.data import contract_path
 from credit_simulations.federation import make_parties, read_shards, simulate
 from credit_simulations.packaged import packaged_shards
@@ -185,6 +188,51 @@ def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, 
         own = open_release(Path(holder.events[-1]["release"]))
         assert own.digest == open_release(Path(done["release"])).digest, name
         assert holder.events[-1]["epsilon"] is None
+
+
+def test_federated_edges_are_found_trained_under_released_and_scored_with(
+    tmp_path, shards, quick_contract
+):
+    text = re.sub(
+        r"edges = \[500, 1000, .*\]",
+        'edges = "federated"\nbins = 8\nscale = "log"',
+        quick_contract,
+    ).replace("[evaluation]\n", "[statistics]\nnoise_multiplier = 10.0\n\n[evaluation]\n")
+    contract = parse_contract(text)
+    assert [f.name for f in contract.federated_fields] == ["credit_amount"]
+    two = dict(sorted(shards.items())[:2])
+    name, shard = next(iter(two.items()))
+    home = make_federation(tmp_path, list(two), text)
+    checked = client("--home", tmp_path / name, "--shard", shard, "--check", "--format", "json")
+    foretold = json.loads(checked)["schedule"]
+    with running(home, tmp_path, two) as (coordinator, holders, _):
+        done = coordinator.until("done")
+        assert coordinator.end()[0] == 0
+        assert all(holder.end()[0] == 0 for holder in holders.values())
+    opened = open_release(Path(done["release"]))
+    (field,) = opened.resolved.federated_fields
+    assert len(field.edges) == 7
+    for other, holder in holders.items():
+        answered = [e for e in holder.events if e["event"] == "answered"]
+        assert [e["kind"] for e in answered] == ["statistics", *["train"] * 3, "evaluate"]
+        assert not any(e["refused"] for e in answered)
+        assert holder.events[-1]["epsilon"] == pytest.approx(foretold["any"])
+        own = open_release(Path(holder.events[-1]["release"]))
+        assert (own.digest, own.edges) == (opened.digest, opened.edges), other
+    assert opened.facts.epsilon == pytest.approx(foretold["train"])
+    with contextlib.closing(sqlite3.connect(tmp_path / name / f"{name}.ledger")) as ledger:
+        charged = [str(row) for row in ledger.execute("SELECT account, event FROM entries")]
+    assert sum("train" in row and "field_histograms" in row for row in charged) == 1
+    out = tmp_path / "scores.csv"
+    client("score", "--release", done["release"], "--shard", shard, "--out", out)
+    rows = pd.read_csv(out)
+    read = read_shard(shard, contract, require_label=False)
+    records = {e.row: e.record for e in (*read.train, *read.holdout)}
+    wide = np.stack([wide_features(opened.resolved, records[row]) for row in rows["row"]])
+    assert np.abs(release_scores(opened.head, None, wide)[:, 0] - rows["logit"]).max() < 1e-5
+    moved = contract.with_edges({field.name: [edge * 1.5 for edge in field.edges]})
+    others = np.stack([wide_features(moved, records[row]) for row in rows["row"]])
+    assert np.abs(release_scores(opened.head, None, others)[:, 0] - rows["logit"]).max() > 1e-4
 
 
 def test_a_holder_killed_in_a_round_and_started_again_answers_it_once(

@@ -1,4 +1,4 @@
-"""A holder as a Flower ClientApp: trains and evaluates on messages, answers through the gate."""
+"""A holder as a Flower ClientApp: trains and counts on messages, answers through the gate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,12 @@ from credit_client.training.examples import Examples
 from credit_client.training.loop import score, train
 from credit_client.training.randomness import RandomSource, SecureRandom, add_noise
 from credit_common.contract import Contract
-from credit_common.errors import PrivacyError, ShardError
+from credit_common.errors import PrivacyError, ShardError, WireError
 from credit_common.evaluation import count_users
-from credit_common.model import CreditModel
+from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
 from credit_common.record import Record
+from credit_common.statistics import Counts, count_cells, take_edges
 from credit_common.wire import request_arrays
 
 
@@ -106,27 +107,59 @@ def holder_app(holder: Holder) -> ClientApp:
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
-        return holder.gate.send_adapter(
-            message,
-            lambda: train(
+        def compute() -> Arrays:
+            adapter, resolved = asked(holder, message)
+            return train(
                 holder.model,
-                holder.train,
+                holder.train.under(resolved),
                 holder.plan,
-                request_arrays(message),
+                adapter,
                 sampling=holder.sampling,
                 noise=holder.noise,
-            ),
-        )
+            )
+
+        return holder.gate.send_adapter(message, compute)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
         return holder.gate.send_histogram(message, lambda: noised_histogram(holder, message))
 
+    if holder.contract.federated_fields:
+
+        @app.query()
+        def _query(message: Message, context: Context) -> Message:
+            return holder.gate.send_statistics(message, lambda: noised_statistics(holder, message))
+
     return app
+
+
+def asked(holder: Holder, message: Message) -> tuple[Arrays, Contract]:
+    """The adapter of a request, and the contract with the federated edges that came beside it.
+
+    Raises:
+        WireError: If arrays are missing.
+        ContractError: If edges are not as many as the contract says, rising, and inside the range.
+    """
+    adapter, edges = take_edges(holder.contract, request_arrays(message))
+    return adapter, holder.contract.with_edges(edges)
 
 
 def noised_histogram(holder: Holder, message: Message) -> NDArray[np.float64]:
     """Counts of the hold-out users by cell (see `count_users`), noised: (2, bins) float64."""
-    scores = score(holder.model, holder.holdout, request_arrays(message))
+    adapter, resolved = asked(holder, message)
+    scores = score(holder.model, holder.holdout.under(resolved), adapter)
     counts = count_users(holder.contract, scores, holder.holdout.labels).astype(np.float64)
     return add_noise(counts, holder.plan.evaluation_noise_multiplier, holder.noise)
+
+
+def noised_statistics(holder: Holder, message: Message) -> Counts:
+    """Counts of the training users by cell of each federated field (see `count_cells`), noised.
+
+    Raises:
+        WireError: If the request carries arrays: nothing in it has a say in what is counted.
+    """
+    if request_arrays(message):
+        raise WireError("a request for statistics carries no arrays")
+    counts = count_cells(holder.contract, holder.train.records)
+    sigma = holder.plan.statistics_noise_multiplier
+    return {name: add_noise(cells, sigma, holder.noise) for name, cells in counts.items()}

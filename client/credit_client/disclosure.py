@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from credit_client.balance import ACCOUNTS, History
+from credit_client.chain import Entry
 from credit_client.ledger import Ledger
 from credit_common.accountant import epsilon, epsilon_replace_one
 from credit_common.contract import Contract
 from credit_common.events import Event
 from credit_common.privacy import MechanismPlan
+from credit_common.statistics import statistics_shapes
 from credit_common.text import wide_width
 
 NEVER_SENT = (
@@ -71,8 +73,8 @@ class Outlook:
 
     Attributes:
         spent: So far, under all contracts.
-        rounds, evaluations: Charged so far under this very contract.
-        all_to_come: As if all rounds and evaluations of the contract were still to come.
+        rounds, evaluations, statistics: Charged so far under this very contract.
+        all_to_come: As if all rounds, evaluations and statistics of it were still to come.
         rest_to_come: As if those were that this contract has not been charged for.
         accounts_add: Whether a user may be on both sides of the split: now, or as soon as this
             contract's salt and hold-out fraction are used.
@@ -84,6 +86,7 @@ class Outlook:
     all_to_come: Spend
     rest_to_come: Spend
     accounts_add: bool
+    statistics: int = 0
 
 
 def sendings(
@@ -107,12 +110,14 @@ def sendings(
             "Gaussian mechanism: a user is counted in one cell, and noise of standard deviation "
             f"sigma = {plan.evaluation_noise_multiplier:g} users is added to every cell"
         )
+    counted = _statistics(contract, plan)
     if contract.model.train == ("wide",):
         adapter_bytes = _wide_bytes(contract)
     return (
         _bare("certificate", "on connecting", "federation, name, node id, size class, public key"),
         _bare("greeting", "on connecting", f"digest of the contract, protocol versions, {HEAD}"),
         _bare("heartbeat", "while connected", "nothing"),
+        *counted,
         Sending(
             what="training answer",
             when="each round",
@@ -150,11 +155,11 @@ def ledger_outlook(contract: Contract, plan: MechanismPlan, ledger: Ledger) -> O
     """
     balance = ledger.balance
     past = {account: balance.history(account) for account in ACCOUNTS}
-    charged = Counter(e.account for e in ledger.entries() if e.contract_digest == contract.digest)
+    charged = Counter(_kind(e) for e in ledger.entries() if e.contract_digest == contract.digest)
     add = balance.would_add(contract.split.salt, contract.split.holdout)
 
-    def after(rounds: int, evaluations: int) -> Spend:
-        train, holdout = _schedule(plan, rounds, evaluations)
+    def after(rounds: int, evaluations: int, statistics: int) -> Spend:
+        train, holdout = _schedule(plan, rounds, evaluations, statistics)
         return _spend(past["train"] + train, past["holdout"] + holdout, plan.delta, add=add)
 
     return Outlook(
@@ -165,15 +170,26 @@ def ledger_outlook(contract: Contract, plan: MechanismPlan, ledger: Ledger) -> O
         ),
         rounds=charged["train"],
         evaluations=charged["holdout"],
-        all_to_come=after(plan.rounds, plan.evaluations),
-        rest_to_come=after(plan.rounds - charged["train"], plan.evaluations - charged["holdout"]),
+        all_to_come=after(plan.rounds, plan.evaluations, 1),
+        rest_to_come=after(
+            plan.rounds - charged["train"],
+            plan.evaluations - charged["holdout"],
+            1 - charged["statistics"],
+        ),
         accounts_add=add,
+        statistics=charged["statistics"],
     )
+
+
+def _kind(entry: Entry) -> str:
+    """What was answered: the account's name, or "statistics"."""
+    counted = '"kind":"field_histograms"' in entry.event  # canonical JSON has no spaces
+    return "statistics" if counted else entry.account
 
 
 def schedule_spend(plan: MechanismPlan) -> tuple[Spend, float]:
     """ε of a contract's whole schedule: under add/remove, and under a change of one user."""
-    train, holdout = _schedule(plan, plan.rounds, plan.evaluations)
+    train, holdout = _schedule(plan, plan.rounds, plan.evaluations, 1)
     changed = max(  # the user put in place of another may be on the other side of the split
         _epsilon(train + holdout, plan.delta),
         _epsilon(train, plan.delta, epsilon_replace_one),
@@ -182,9 +198,14 @@ def schedule_spend(plan: MechanismPlan) -> tuple[Spend, float]:
     return _spend(train, holdout, plan.delta, add=False), changed
 
 
-def _schedule(plan: MechanismPlan, rounds: int, evaluations: int) -> tuple[History, History]:
+def _schedule(
+    plan: MechanismPlan, rounds: int, evaluations: int, statistics: int
+) -> tuple[History, History]:
     """Events of both accounts; none where more were charged than the schedule has."""
-    return [plan.round_event()] * rounds, [plan.evaluation_event()] * evaluations
+    train: History = [plan.round_event()] * rounds
+    if plan.statistics_fields:
+        train = [plan.statistics_event()] * statistics + train
+    return train, [plan.evaluation_event()] * evaluations
 
 
 def _spend(train: History, holdout: History, delta: float, *, add: bool) -> Spend:
@@ -204,6 +225,36 @@ def _bare(what: str, when: str, contains: str) -> Sending:
     protection = "not needed: it tells nothing about users"
     return Sending(
         what=what, when=when, times=None, contains=(contains,), protection=protection, bytes=None
+    )
+
+
+def _statistics(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
+    """The statistics answer, of a contract with federated edges."""
+    shapes = statistics_shapes(contract)
+    if not shapes:
+        return ()
+    fields, cells = len(shapes), sum(n for (n,) in shapes.values())
+    names = ", ".join(f.name for f in contract.federated_fields)
+    protection = "NONE: without noise it can tell about single users"
+    if plan.private:
+        protection = (
+            f"Gaussian mechanism: a user is counted in at most one cell of each of {fields} fields "
+            f"(sensitivity sqrt({fields})), and noise of standard deviation sigma = "
+            f"{plan.statistics_noise_multiplier:g} users is added to every cell"
+        )
+    return (
+        Sending(
+            what="statistics answer",
+            when="once, at first",
+            times=1,
+            contains=(
+                REQUEST_ID,
+                HEAD,
+                f"{cells} counts of training users by value, float64, for bin edges: {names}",
+            ),
+            protection=protection,
+            bytes=8 * cells,
+        ),
     )
 
 

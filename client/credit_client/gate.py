@@ -22,8 +22,10 @@ from credit_client.manifest import GREETING, REFUSAL, Manifest
 from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, PrivacyError, WireError
+from credit_common.events import Event
 from credit_common.model import Arrays, check_adapter
 from credit_common.privacy import NO_PRIVACY, MechanismPlan
+from credit_common.statistics import Counts, check_statistics, statistics_shapes
 from credit_common.wire import (
     HISTOGRAM,
     adapter_reply,
@@ -31,6 +33,7 @@ from credit_common.wire import (
     pack,
     refusal,
     request_digest,
+    statistics_reply,
 )
 
 log = logging.getLogger(__name__)
@@ -74,8 +77,29 @@ class Gate:
             check_adapter(self._schema, adapter)
             return pack(adapter)
 
+        event = self._plan.round_event()
         return self._answer(
-            request, "train", compute, lambda sent: adapter_reply(request, sent, self._weight)
+            request,
+            "train",
+            event,
+            compute,
+            lambda sent: adapter_reply(request, sent, self._weight),
+        )
+
+    def send_statistics(self, request: Message, count: Callable[[], Counts]) -> Message:
+        """Answer a statistics request with the noised counts that `count` returns.
+
+        Training users are counted, so that they are charged.
+        """
+
+        def compute() -> bytes:
+            counts = count()
+            check_statistics(statistics_shapes(self._contract), counts)
+            return pack(counts)
+
+        event = self._plan.statistics_event()
+        return self._answer(
+            request, "train", event, compute, lambda sent: statistics_reply(request, sent)
         )
 
     def send_histogram(self, request: Message, count: Callable[[], NDArray[np.float64]]) -> Message:
@@ -88,20 +112,26 @@ class Gate:
                 raise WireError(f"histogram is {counts.dtype} {counts.shape}, must be {shape}")
             return pack({HISTOGRAM: counts})
 
+        event = self._plan.evaluation_event()
         return self._answer(
-            request, "holdout", compute, lambda sent: histogram_reply(request, sent, self._weight)
+            request,
+            "holdout",
+            event,
+            compute,
+            lambda sent: histogram_reply(request, sent, self._weight),
         )
 
     def _answer(
         self,
         request: Message,
         account: Account,
+        event: Event | None,
         compute: Callable[[], bytes],
         build: Callable[[bytes], Message],
     ) -> Message:
+        # The event goes by what is computed, not by the message's type: "train.default" is routed
+        # to training too.
         plan = self._plan
-        # By what is computed, not by the message's type: "train.default" is routed to training too.
-        event = plan.round_event() if account == "train" else plan.evaluation_event()
         try:
             digest = request_digest(request, self._contract.digest)
             message_id = request.metadata.message_id

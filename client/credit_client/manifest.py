@@ -16,7 +16,7 @@ from credit_client.chain import Entry
 from credit_common.errors import PrivacyError
 
 GREETING, REFUSAL = "greeting", "refusal"
-CHARGED = ("adapter", "histogram")
+CHARGED = ("adapter", "histogram", "statistics")
 """Kinds of message that carry what was computed from data."""
 
 
@@ -26,7 +26,7 @@ class Sent:
 
     Attributes:
         time: UTC, ISO 8601, seconds.
-        message: greeting, adapter, histogram or refusal.
+        message: greeting, adapter, histogram, statistics or refusal.
         bytes: Of the whole message, before encryption.
         message_id: The request that it answers; None for a greeting.
         round: Of that request.

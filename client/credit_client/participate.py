@@ -18,9 +18,10 @@ from credit_common import federation_pb2 as pb
 from credit_common.claim import Facts, schedule_epsilon
 from credit_common.errors import LinkError, PrivacyError
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
-from credit_common.protocol import head_of
+from credit_common.protocol import head_of, largest_arrays
 from credit_common.release import new_release_folder, write_release
-from credit_common.wire import pack, unpack_adapter
+from credit_common.statistics import take_edges
+from credit_common.wire import unpack_adapter
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def _take_part(
             epsilon=ledger.epsilon_overall(contract.privacy.delta) if private else None,
         )
 
-    array_bytes = max(len(pack(model.initial_adapter())), 2 * contract.evaluation.bins * 8)
+    array_bytes = largest_arrays(contract, model.initial_adapter())
     exit_ = Exit(identity.manifest, ledger)
     with Link(identity, address, array_bytes, exit_=exit_, heads=heads) as link:
         finished = link.work(
@@ -151,6 +152,7 @@ def _take_part(
         )
     spent = ledger.epsilon_overall(contract.privacy.delta) if private else None
     schedule = schedule_epsilon(contract, finished.rounds)
+    edges = unpack_adapter(finished.edges) if contract.federated_fields else {}
     folder = new_release_folder(identity.home)
     write_release(
         folder,
@@ -166,6 +168,7 @@ def _take_part(
             created=finished.created,
             heads=tuple(head_of(head) for head in finished.heads),
         ),
+        take_edges(contract, edges)[1],
     )
     tell("done", release=folder, epsilon=spent, delta=contract.privacy.delta)
     return folder

@@ -128,6 +128,9 @@ def inspect(
     refusals += _refusal(check_plan, plan)
     if ledger and outlook and plan.private and outlook.rounds < plan.rounds:
         refusals += _refusal(ledger.check, "train", plan.round_event(), plan.epsilon, plan.delta)
+    counted = plan.statistics_event()
+    if ledger and outlook and counted and not outlook.statistics and not outlook.rounds:
+        refusals += _refusal(ledger.check, "train", counted, plan.epsilon, plan.delta)
     if not counts.train_users:
         refusals.append("the shard has no usable training user")
     schedule, replace_one = schedule_spend(plan)

@@ -153,6 +153,13 @@ def _told(preflight: Preflight) -> Iterator[str]:
     error = plan.evaluation_noise_multiplier * math.sqrt(2 * contract.evaluation.bins)
     _, told = COUNTED[contract.task.kind]
     close = f"give or take {error:.0f} (one standard deviation)" if plan.private else "exactly"
+    if contract.federated_fields:
+        spread = f"give or take {plan.statistics_noise_multiplier:g} users a cell"
+        yield from _text(
+            f"From the statistics answer it can tell, {spread if plan.private else 'exactly'}, how "
+            "the values of your training users are spread over the cells of the contract's grids, "
+            "and so about how many have a value at all."
+        )
     yield from _text(
         "What is true of your users as a whole is not hidden. From each evaluation the coordinator "
         f"can tell, {close}, how many users are held out, so about how many you have in all; and "
@@ -181,7 +188,7 @@ def _spent(preflight: Preflight) -> Iterator[str]:
         rest = f"your ledger, if the other {rounds} rounds and {evaluations} evaluations come"
         rows.append(("your ledger so far, over all contracts", *_three(ledger.spent)))
         rows.append(("your ledger, if all rounds were still to come", *_three(ledger.all_to_come)))
-        if ledger.rounds or ledger.evaluations:
+        if ledger.rounds or ledger.evaluations or ledger.statistics:
             rows.append((rest, *_three(ledger.rest_to_come)))
     rows.append(("budget: past it the ledger refuses", "", "", up(plan.epsilon)))
     heads = ("<epsilon", ">training user", ">hold-out user", ">any user")

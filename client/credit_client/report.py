@@ -150,6 +150,9 @@ def _mechanism(plan: MechanismPlan) -> dict[str, Any]:
         "evaluation": "Gaussian mechanism on counts, one user in one cell",
         "evaluation_noise_multiplier": plan.evaluation_noise_multiplier,
         "evaluations": plan.evaluations,
+        "group_clip": dict(plan.group_clip),
+        "statistics_fields": plan.statistics_fields,
+        "statistics_noise_multiplier": plan.statistics_noise_multiplier,
         "noise_source": "ChaCha20 stream keyed by the operating system, float64, snapped to a "
         "grid of 2^-20 standard deviations; no seed reaches it",
     }

@@ -167,9 +167,11 @@ def _epsilon(events: _Spent, delta: float, replace_one: bool = False) -> float:
         if event["kind"] == "sampled_gaussian":
             key, n = (event["sampling_rate"], sigma), event["steps"]
         else:
-            # A changed record leaves one cell and enters another: L2 distance √2, where this
-            # accountant takes 2, as of a sum that loses one user and gains another.
-            key = (1.0, sigma * math.sqrt(2) if replace_one else sigma)
+            # One user is in one cell of each of F histograms: L2 norm √F. A changed record leaves
+            # those cells and enters others: distance √2F, where this accountant takes 2√F, as of
+            # a sum that loses one user and gains another.
+            alone = sigma / math.sqrt(event.get("fields", 1))
+            key = (1.0, alone * math.sqrt(2) if replace_one else alone)
             n = event["releases"]
         times[key] = times.get(key, 0) + n
     for (rate, sigma), n in sorted(times.items()):

@@ -10,14 +10,14 @@ not offered.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from credit_common.errors import PrivacyError
-from credit_common.events import Event, Histogram, SampledGaussian, finite
+from credit_common.events import Event, FieldHistograms, Histogram, SampledGaussian, finite
 
 # Losses are rounded up to this grid, so that a coarser one is still a bound. Against 1e-4 it is
 # .00002 higher at q=.05, σ=1, T=600 (.004 at 100,000 steps) and 2.5 times faster.
@@ -53,8 +53,21 @@ def epsilon_rdp(events: Iterable[Event], delta: float) -> float:
     return _rdp(_merged(events), _checked_delta(delta))
 
 
-def solve_noise_multiplier(sampling_rate: float, steps: int, epsilon: float, delta: float) -> float:
+def solve_noise_multiplier(
+    sampling_rate: float,
+    steps: int,
+    epsilon: float,
+    delta: float,
+    others: Sequence[Event] = (),
+) -> float:
     """Smallest noise multiplier for training steps to stay within a budget.
+
+    Args:
+        sampling_rate: Probability of a user in a step.
+        steps: Number of steps.
+        epsilon: The budget, for one user.
+        delta: Its δ.
+        others: What the same users take part in beside the steps.
 
     Returns:
         σ to three decimals, rounded up, within [0.2, 1000] as in a contract.
@@ -68,7 +81,7 @@ def solve_noise_multiplier(sampling_rate: float, steps: int, epsilon: float, del
     def excess(thousandths: int) -> float:
         sigma = thousandths / 1000
         step = SampledGaussian(sampling_rate=sampling_rate, noise_multiplier=sigma, steps=steps)
-        spent = _spent((step,), _checked_delta(delta), False)
+        spent = _spent(_merged([step, *others]), _checked_delta(delta), False)
         return math.log(max(spent, 1e-9) / epsilon)
 
     low, f_low = LEAST_NOISE, excess(LEAST_NOISE)
@@ -100,11 +113,14 @@ def _merged(events: Iterable[Event]) -> tuple[Event, ...]:
     """Equal mechanisms become one event; composition does not depend on their order."""
     sampled: Counter[tuple[float, float]] = Counter()
     counted: Counter[float] = Counter()
+    tabled: Counter[tuple[float, int]] = Counter()
     for event in events:
         if isinstance(event, SampledGaussian):
             sampled[event.sampling_rate, event.noise_multiplier] += event.steps
         elif isinstance(event, Histogram):
             counted[event.noise_multiplier] += event.releases
+        elif isinstance(event, FieldHistograms):
+            tabled[event.noise_multiplier, event.fields] += event.releases
         else:
             raise PrivacyError(f"{type(event).__name__} is not a privacy event")
     return (
@@ -113,6 +129,10 @@ def _merged(events: Iterable[Event]) -> tuple[Event, ...]:
             for (q, sigma), steps in sorted(sampled.items())
         ),
         *(Histogram(noise_multiplier=sigma, releases=n) for sigma, n in sorted(counted.items())),
+        *(
+            FieldHistograms(noise_multiplier=sigma, fields=fields, releases=n)
+            for (sigma, fields), n in sorted(tabled.items())
+        ),
     )
 
 
@@ -131,6 +151,8 @@ def _spent(events: tuple[Event, ...], delta: float, replace_one: bool) -> float:
         sigma = event.noise_multiplier
         if isinstance(event, Histogram):  # a changed record moves one user between two cells
             squared_mu += event.releases * (2 if replace_one else 1) / sigma**2
+        elif isinstance(event, FieldHistograms):  # and that in every field
+            squared_mu += event.releases * event.fields * (2 if replace_one else 1) / sigma**2
         elif event.sampling_rate == 1:
             squared_mu += event.steps * (4 if replace_one else 1) / sigma**2
         else:
@@ -172,6 +194,9 @@ def _rdp(events: tuple[Event, ...], delta: float) -> float:
     for event in events:
         if isinstance(event, Histogram):
             orders, one = _step_rdp(1.0, event.noise_multiplier)
+            total = total + event.releases * one
+        elif isinstance(event, FieldHistograms):
+            orders, one = _step_rdp(1.0, event.noise_multiplier / math.sqrt(event.fields))
             total = total + event.releases * one
         else:
             orders, one = _step_rdp(event.sampling_rate, event.noise_multiplier)

@@ -16,6 +16,7 @@ from credit_common.contract import Contract
 from credit_common.fields import NumberField
 from credit_common.record import Record
 from credit_common.sections import Model
+from credit_common.statistics import Edges
 from credit_common.text import record_text, wide_features, wide_width
 
 HUB_IDS = {"minilm-l6": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -27,8 +28,17 @@ def base_model(spec: Model) -> str:
     return HUB_IDS.get(spec.backbone, spec.backbone)
 
 
-def model_card(contract: Contract, facts: Facts, backbone_sha256: str | None) -> str:
-    """README.md of a release, Markdown with the Hub's YAML header."""
+def model_card(
+    contract: Contract, facts: Facts, backbone_sha256: str | None, edges: Edges | None = None
+) -> str:
+    """README.md of a release, Markdown with the Hub's YAML header.
+
+    Args:
+        contract: As it was agreed on.
+        facts: Of the training.
+        backbone_sha256: Of its model.safetensors; None where no text is read.
+        edges: What the federation found of them; none where all stand in the contract.
+    """
     name, kind = contract.federation.name, contract.task.kind
     what = {
         "binary": "the probability that a user defaults",
@@ -51,7 +61,7 @@ def model_card(contract: Contract, facts: Facts, backbone_sha256: str | None) ->
         "- Nothing here shows that it treats groups of people alike. Measure that.\n"
         "- Texts are cut at the contract's length, and values outside the contract's ranges and "
         "codes are treated as it says.",
-        _opening(contract),
+        _opening(contract.with_edges(edges or {})),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -131,6 +141,14 @@ def _opening(contract: Contract) -> str:
             "bin's position from -1 to 1; a code's cell, and cells for other and missing. An event "
             f"list counts as its numbers, window by window. The row is divided by sqrt({scale}) * "
             "1.000001."
+        )
+    federated = ", ".join(f"`{f.name}`" for f in contract.federated_fields)
+    if federated:
+        noised = " with noise for their privacy" if contract.privacy.private else ""
+        lines.append(
+            f"The edges of {federated} are not in `contract.toml`. They are quantiles of the "
+            "holders' training users over the fine grid that it declares, read off counts by cell"
+            f"{noised} before the first round, and stand in `head.safetensors` as `edges.NAME`."
         )
     lines.append(
         {

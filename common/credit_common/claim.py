@@ -14,7 +14,7 @@ from typing import Any
 from credit_common.accountant import epsilon
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError, WireError
-from credit_common.events import Histogram, SampledGaussian, finite
+from credit_common.events import Event, FieldHistograms, Histogram, SampledGaussian, finite
 from credit_common.heads import Head, head_from_json, head_to_json
 
 NO_PRIVACY = (
@@ -108,7 +108,8 @@ def facts_from_json(plain: object) -> Facts:
 def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | None:
     """What the first `rounds` rounds spend of a training and of a hold-out user; None without DP.
 
-    Both are ε under add/remove of the user, at the contract's delta.
+    Both are ε under add/remove of the user, at the contract's delta. The statistics before the
+    first round, where there are some, are in that of a training user.
     """
     if not contract.privacy.private:
         return None
@@ -118,8 +119,16 @@ def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | N
         noise_multiplier=contract.privacy.noise_multiplier,
         steps=training.steps * rounds,
     )
+    trained: list[Event] = [steps]
+    if contract.federated_fields:
+        trained.append(
+            FieldHistograms(
+                noise_multiplier=contract.statistics.noise_multiplier,
+                fields=len(contract.federated_fields),
+            )
+        )
     one = Histogram(noise_multiplier=evaluation.noise_multiplier)
-    return epsilon([steps], delta), epsilon([one] * _evaluations(contract, rounds), delta)
+    return epsilon(trained, delta), epsilon([one] * _evaluations(contract, rounds), delta)
 
 
 def check_claim(contract: Contract, facts: Facts) -> None:
@@ -210,6 +219,13 @@ def privacy_statement(contract: Contract, facts: Facts) -> dict[str, Any]:
         "evaluation": evaluation,
         "contract_digest": contract.digest,
     }
+    if contract.federated_fields:
+        common["statistics"] = {
+            "of": "training users by cell of a public grid, for the edges of these fields",
+            "fields": [f.name for f in contract.federated_fields],
+            "noise_multiplier": contract.statistics.noise_multiplier,
+            "releases": 1,
+        }
     if facts.epsilon is None:
         return {"statement": NO_PRIVACY, **common}
     return {

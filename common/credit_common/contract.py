@@ -1,8 +1,8 @@
 """The federation file: what every holder and the coordinator agree on, in one public TOML.
 
 The contract, not the server, sets what is trained and how: task, fields, split, model, training,
-privacy, evaluation and scorecard. It is checked where it is loaded, frozen, and known by the
-SHA-256 digest of its canonical form; two files with the same meaning have the same digest.
+privacy, evaluation, scorecard and statistics. It is checked where it is loaded, frozen, and known
+by the SHA-256 digest of its canonical form; two files with the same meaning have the same digest.
 
 Example:
     >>> contract = load_contract("simulations/credit_simulations/contracts/german.toml")
@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from credit_common.fields import (
     ProtectedField,
     TimeField,
 )
+from credit_common.quantiles import read_quantiles, refuse_federated
 from credit_common.sections import (
     Evaluation,
     Federation,
@@ -41,6 +42,7 @@ from credit_common.sections import (
     RecordRule,
     Scorecard,
     Split,
+    Statistics,
     Task,
     Training,
 )
@@ -63,6 +65,7 @@ class Contract:
     privacy: Privacy
     evaluation: Evaluation = field(default_factory=Evaluation)
     scorecard: Scorecard = field(default_factory=Scorecard)
+    statistics: Statistics = field(default_factory=Statistics)
 
     def __post_init__(self) -> None:
         require(all(f.name.strip() for f in self.fields), "fields.name", "", "not empty")
@@ -100,6 +103,13 @@ class Contract:
         ok = (sigma >= 0.2) if private else (sigma == 0)
         bound = "at least 0.2" if private else "0 where epsilon is absent"
         require(ok, "evaluation.noise_multiplier", sigma, bound)
+        sigma, counted = self.statistics.noise_multiplier, bool(self.federated_fields)
+        if counted:
+            require("wide" in self.model.train, "model.train", self.model.train, _READS_EDGES)
+        ok = (sigma >= 0.2) if private and counted else (sigma == 0)
+        if counted:
+            require(ok, "statistics.noise_multiplier", sigma, bound)
+        require(ok, "statistics.noise_multiplier", sigma, "0 where no field's edges are federated")
 
     @cached_property
     def digest(self) -> str:
@@ -118,6 +128,37 @@ class Contract:
         return tuple(wide)
 
     @cached_property
+    def federated_fields(self) -> tuple[NumberField, ...]:
+        """Numbers whose edges come from the statistics round, in the contract's order."""
+        return tuple(f for f in self.fields if isinstance(f, NumberField) and f.quantiles)
+
+    def with_edges(self, edges: Mapping[str, Sequence[float]]) -> "Contract":
+        """The same federation with its federated edges filled in, for the wide features.
+
+        Its digest is another one: what is agreed on and compared is the contract without them.
+
+        Args:
+            edges: By the name of each federated field, no more and no fewer.
+
+        Raises:
+            ContractError: If a name, a number of edges, their order or an edge is wrong.
+        """
+        odd = sorted(set(edges) ^ {f.name for f in self.federated_fields})
+        require(not odd, "edges", odd, "those of the fields with federated edges")
+        if not edges:
+            return self
+        for own in self.federated_fields:
+            found, most = len(edges[own.name]), own.bins - 1
+            require(found == most, f"fields.{own.name}.edges", found, f"{most} edges")
+        filled = tuple(
+            dataclasses.replace(f, edges=tuple(map(float, edges[f.name])))
+            if isinstance(f, NumberField) and f.name in edges
+            else f
+            for f in self.fields
+        )
+        return dataclasses.replace(self, fields=filled)
+
+    @cached_property
     def protected_fields(self) -> tuple[ProtectedField, ...]:
         """Fields that are kept for group gaps and never scored."""
         return tuple(f for f in self.fields if isinstance(f, ProtectedField))
@@ -128,6 +169,7 @@ class Contract:
             self,
             privacy=dataclasses.replace(self.privacy, epsilon=None, noise_multiplier=0.0),
             evaluation=dataclasses.replace(self.evaluation, noise_multiplier=0.0),
+            statistics=dataclasses.replace(self.statistics, noise_multiplier=0.0),
         )
 
     def training_only(self, *groups: GroupName) -> "Contract":
@@ -148,6 +190,11 @@ def canonical(contract: Contract) -> bytes:
     plain = {"format": FORMAT, **dataclasses.asdict(contract)}
     for name in _UNORDERED:
         plain["privacy"][name] = dict(plain["privacy"][name])
+    if not contract.federated_fields:
+        del plain["statistics"]
+    for declared in plain["fields"]:
+        if declared.get("quantiles", "") is None:
+            del declared["quantiles"]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 
@@ -205,6 +252,10 @@ def _field(table: object) -> Field:
     values = table.get("values")
     if kind == "category" and isinstance(values, Mapping):  # code -> how it is said
         table["values"], table["labels"] = list(values), list(values.values())
+    elif kind == "number":
+        table = read_quantiles(table, where)
+    elif kind == "events":
+        refuse_federated(table.get("edges"), where)
     return build(KINDS[str(kind)], table, where)
 
 
@@ -232,4 +283,6 @@ _PARTS: dict[str, type] = {
     "privacy": Privacy,
     "evaluation": Evaluation,
     "scorecard": Scorecard,
+    "statistics": Statistics,
 }
+_READS_EDGES = 'with "wide" where edges are federated: nothing else reads them'

@@ -50,8 +50,35 @@ class Histogram:
         _check_count("releases", self.releases)
 
 
-Event = SampledGaussian | Histogram
-_KINDS: dict[str, type[Event]] = {"sampled_gaussian": SampledGaussian, "histogram": Histogram}
+@dataclass(frozen=True, kw_only=True, order=True)
+class FieldHistograms:
+    """Counts of several fields at once, with N(0, σ²) on each cell.
+
+    A user is in at most one cell of each field: the L2 sensitivity of all of them together is
+    √fields under add/remove, and √(2 fields) where one user's record is changed.
+
+    Attributes:
+        noise_multiplier: σ > 0, in users.
+        fields: Number of fields, at least 1.
+        releases: How often all of them were released, at least 1.
+    """
+
+    noise_multiplier: float
+    fields: int
+    releases: int = 1
+
+    def __post_init__(self) -> None:
+        _check_noise(self.noise_multiplier)
+        _check_count("fields", self.fields)
+        _check_count("releases", self.releases)
+
+
+Event = SampledGaussian | Histogram | FieldHistograms
+_KINDS: dict[str, type[Event]] = {
+    "sampled_gaussian": SampledGaussian,
+    "histogram": Histogram,
+    "field_histograms": FieldHistograms,
+}
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

@@ -11,9 +11,11 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UNSPECIFIED: _ClassVar[Kind]
     TRAIN: _ClassVar[Kind]
     EVALUATE: _ClassVar[Kind]
+    STATISTICS: _ClassVar[Kind]
 UNSPECIFIED: Kind
 TRAIN: Kind
 EVALUATE: Kind
+STATISTICS: Kind
 
 class Hello(_message.Message):
     __slots__ = ("wire_versions", "contract_digest", "head")
@@ -82,18 +84,20 @@ class Request(_message.Message):
     def __init__(self, message_id: _Optional[str] = ..., kind: _Optional[_Union[Kind, str]] = ..., round: _Optional[int] = ..., arrays: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("message_id", "adapter", "histogram", "refused", "head")
+    __slots__ = ("message_id", "adapter", "histogram", "refused", "statistics", "head")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     message_id: str
     adapter: bytes
     histogram: bytes
     refused: Refused
+    statistics: bytes
     head: Head
-    def __init__(self, message_id: _Optional[str] = ..., adapter: _Optional[bytes] = ..., histogram: _Optional[bytes] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
+    def __init__(self, message_id: _Optional[str] = ..., adapter: _Optional[bytes] = ..., histogram: _Optional[bytes] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., statistics: _Optional[bytes] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ()
@@ -106,7 +110,7 @@ class Receipt(_message.Message):
     def __init__(self, counted: bool = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("rounds", "holders", "adapter", "figures", "created", "heads")
+    __slots__ = ("rounds", "holders", "adapter", "figures", "created", "edges", "heads")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -119,11 +123,13 @@ class Finished(_message.Message):
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
     rounds: int
     holders: int
     adapter: bytes
     figures: _containers.ScalarMap[str, float]
     created: str
+    edges: bytes
     heads: _containers.RepeatedCompositeFieldContainer[Head]
-    def __init__(self, rounds: _Optional[int] = ..., holders: _Optional[int] = ..., adapter: _Optional[bytes] = ..., figures: _Optional[_Mapping[str, float]] = ..., created: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...
+    def __init__(self, rounds: _Optional[int] = ..., holders: _Optional[int] = ..., adapter: _Optional[bytes] = ..., figures: _Optional[_Mapping[str, float]] = ..., created: _Optional[str] = ..., edges: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...

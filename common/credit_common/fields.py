@@ -1,13 +1,15 @@
 """The kinds of field that a contract can declare.
 
 Every bound, edge and vocabulary here is public: it stands in the contract, so that nothing about
-the preprocessing of a record depends on other records (privacy specification, row 17).
+the preprocessing of a record depends on other records (privacy specification, row 17). Edges alone
+can also be federated: then they come from noised counts, which the ledger is charged for.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from credit_common.checked import require
+from credit_common.quantiles import Grid, Quantiles, grid_of
 
 EVENT_RANGE = (-1e12, 1e12)  # of an event's amount and of what is summed up from it
 AGGREGATIONS = ("sum", "count", "recency", "mean")
@@ -23,7 +25,10 @@ class NumberField:
 
     Attributes:
         range: Smallest and largest plausible value, in `unit`.
-        edges: Increasing inner edges of the bins; bin i holds edges[i-1] <= value < edges[i].
+        edges: Increasing inner edges of the bins; bin i holds edges[i-1] <= value < edges[i]. The
+            file may say "federated" with `bins`, `cells` and `scale`: they are empty then, until
+            `Contract.with_edges` fills them in.
+        quantiles: What is asked for where the edges are federated, else None.
         outside: What happens to a value outside `range`: moved to the nearer end, treated as
             missing, or the row rejected.
         missing: "cell" gives missing values a bin of their own; "reject" rejects the row;
@@ -39,21 +44,39 @@ class NumberField:
     missing: Literal["cell", "reject", "impute"] = "cell"
     impute: float | None = None
     text: str = ""
+    quantiles: Quantiles | None = None
     kind: Literal["number"] = "number"
 
     def __post_init__(self) -> None:
         where = f"fields.{self.name}"
         low, high = self.range
         require(low < high, f"{where}.range", self.range, "increasing")
-        require(len(self.edges) >= 1, f"{where}.edges", self.edges, "at least one edge")
-        rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
-        require(rising, f"{where}.edges", self.edges, "increasing")
-        inside = low < self.edges[0] and self.edges[-1] <= high
-        require(inside, f"{where}.edges", self.edges, f"inside the range {self.range}")
+        if self.quantiles is not None:
+            self.grid.check(where)
+            ok = len(self.edges) in (0, self.quantiles.bins - 1)
+            require(ok, f"{where}.edges", len(self.edges), f"{self.quantiles.bins - 1} edges")
+        else:
+            require(len(self.edges) >= 1, f"{where}.edges", self.edges, "at least one edge")
+        if self.edges:
+            rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
+            require(rising, f"{where}.edges", self.edges, "increasing")
+            inside = low < self.edges[0] and self.edges[-1] <= high
+            require(inside, f"{where}.edges", self.edges, f"inside the range {self.range}")
         if self.missing == "impute":
             ok = self.impute is not None and low <= self.impute <= high
             require(ok, f"{where}.impute", self.impute, f"a number inside the range {self.range}")
         _template(f"{where}.text", self.text)
+
+    @property
+    def bins(self) -> int:
+        """Number of bins, known before federated edges are."""
+        return self.quantiles.bins if self.quantiles else len(self.edges) + 1
+
+    @property
+    def grid(self) -> Grid:
+        """The public grid that federated edges are boundaries of."""
+        assert self.quantiles is not None
+        return grid_of(self.quantiles, self.range)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from credit_common.accountant import epsilon
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
-from credit_common.events import Histogram, SampledGaussian
+from credit_common.events import FieldHistograms, Histogram, SampledGaussian
 
 NO_PRIVACY = (
     "privacy.epsilon is absent: this federation has no privacy; "
@@ -36,6 +36,8 @@ class MechanismPlan:
         delta: δ of the budget.
         group_clip: Group of weights -> L2 bound C_g of one user's gradient in it; empty for one
             bound C on the whole.
+        statistics_noise_multiplier: σ of each cell's count of a field, in users; 0 without privacy.
+        statistics_fields: Fields that are counted once before the first round; often none.
 
     Raises:
         PrivacyError: If ΣC_g² > C²: the noise, which is that of C, would be too little.
@@ -52,6 +54,8 @@ class MechanismPlan:
     epsilon: float | None
     delta: float
     group_clip: tuple[tuple[str, float], ...] = ()
+    statistics_noise_multiplier: float = 0.0
+    statistics_fields: int = 0
 
     def __post_init__(self) -> None:
         squares, whole = sum(bound**2 for _, bound in self.group_clip), self.clip_norm**2
@@ -76,10 +80,20 @@ class MechanismPlan:
             return None
         return Histogram(noise_multiplier=self.evaluation_noise_multiplier)
 
+    def statistics_event(self) -> FieldHistograms | None:
+        """What the statistics round spends; None without privacy or where no field is counted."""
+        if not (self.private and self.statistics_fields):
+            return None
+        return FieldHistograms(
+            noise_multiplier=self.statistics_noise_multiplier, fields=self.statistics_fields
+        )
+
     def train_epsilon(self) -> float:
-        """ε of a training user after all rounds; infinite without privacy."""
-        whole = self._training(self.steps * self.rounds)
-        return math.inf if whole is None else epsilon([whole], self.delta)
+        """ε of a training user after statistics and all rounds; infinite without privacy."""
+        whole, counted = self._training(self.steps * self.rounds), self.statistics_event()
+        if whole is None:
+            return math.inf
+        return epsilon([whole] if counted is None else [whole, counted], self.delta)
 
     def holdout_epsilon(self) -> float:
         """ε of a hold-out user after all evaluations; infinite without privacy."""
@@ -115,6 +129,8 @@ def mechanism_plan(contract: Contract, size_class: str) -> MechanismPlan:
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         group_clip=privacy.group_clip,
+        statistics_noise_multiplier=contract.statistics.noise_multiplier,
+        statistics_fields=len(contract.federated_fields),
     )
 
 
@@ -126,8 +142,10 @@ def check_plan(plan: MechanismPlan) -> None:
     """
     if plan.epsilon is None:
         return
+    counted = plan.statistics_fields
+    statistics = f" and the statistics of {counted} fields" if counted else ""
     spends = {
-        f"{plan.rounds} rounds of {plan.steps} steps": plan.train_epsilon,
+        f"{plan.rounds} rounds of {plan.steps} steps{statistics}": plan.train_epsilon,
         f"{plan.evaluations} evaluations": plan.holdout_epsilon,
     }
     for what, spend in spends.items():

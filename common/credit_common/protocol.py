@@ -1,36 +1,42 @@
 """Flower's messages as the protobuf messages of `federation.proto`, and how a channel is set up.
 
 Nothing outside the schema crosses: a request is its id, kind, round and arrays, and a reply is an
-id with an adapter, a histogram or a refusal. A holder's public weight is not even sent; the
-coordinator knows the size class that it enrolled.
+id with an adapter, a histogram, statistics or a refusal. A holder's public weight is not even
+sent; the coordinator knows the size class that it enrolled.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from credit_common import federation_pb2 as pb
+from credit_common.contract import Contract
 from credit_common.errors import LinkError, WireError
 from credit_common.heads import Head, head_from_json
+from credit_common.statistics import check_statistics, edge_arrays, statistics_shapes
 from credit_common.wire import (
     ARRAYS,
     CONFIG,
     HISTOGRAM,
     METRICS,
     ROUND,
+    FloatArrays,
     adapter_reply,
     array_record,
     histogram_reply,
     pack,
     refusal,
+    reply_statistics,
     request_arrays,
     request_round,
     set_message_id,
+    statistics_reply,
     unpack_adapter,
     unpack_histogram,
+    unpack_statistics,
 )
 
 WIRE_VERSIONS = (1,)
@@ -45,8 +51,9 @@ HEADROOM = 1 << 16
 MOST_HEADS, HEAD_BYTES = 10_000, 700
 """Heads that the end of a run may carry, and the size of one."""
 
-_KINDS = {"train": pb.TRAIN, "evaluate": pb.EVALUATE}
+_KINDS = {"train": pb.TRAIN, "evaluate": pb.EVALUATE, "query": pb.STATISTICS}
 _TYPES = {kind: name for name, kind in _KINDS.items()}
+_ASKED = {"train": "adapter", "evaluate": "histogram", "query": "statistics"}
 
 
 def hello(contract_digest: str, head: Head | None = None) -> pb.Hello:
@@ -128,7 +135,8 @@ def from_request(request: pb.Request, node_id: int) -> Message:
         WireError: If kind, id or arrays do not follow the schema.
     """
     if request.kind not in _TYPES:
-        raise WireError(f"request of kind {request.kind}: must be 1 (train) or 2 (evaluate)")
+        known = ", ".join(f"{kind} ({name})" for kind, name in _TYPES.items())
+        raise WireError(f"request of kind {request.kind}: must be one of {known}")
     if not 1 <= len(request.message_id) <= 200:
         raise WireError("a request's message id must have 1 to 200 characters")
     arrays = array_record(unpack_adapter(request.arrays))
@@ -147,11 +155,19 @@ def to_reply(reply: Message) -> pb.Reply:
         arrays = reply.content.array_records[ARRAYS]
         adapter = pack({name: array.numpy() for name, array in arrays.items()})
         return pb.Reply(message_id=answered, adapter=adapter)
+    if HISTOGRAM not in reply.content.metric_records[METRICS]:
+        return pb.Reply(message_id=answered, statistics=pack(reply_statistics(reply)))
     counts = np.asarray(reply.content.metric_records[METRICS][HISTOGRAM], np.float64)
     return pb.Reply(message_id=answered, histogram=pack({HISTOGRAM: counts.reshape(2, -1)}))
 
 
-def from_reply(request: Message, reply: pb.Reply, weight: float, shape: tuple[int, int]) -> Message:
+def from_reply(
+    request: Message,
+    reply: pb.Reply,
+    weight: float,
+    shape: tuple[int, int],
+    statistics: Mapping[str, tuple[int, ...]] | None = None,
+) -> Message:
     """A reply as the coordinator's ServerApp takes it.
 
     Args:
@@ -159,6 +175,7 @@ def from_reply(request: Message, reply: pb.Reply, weight: float, shape: tuple[in
         reply: As it came.
         weight: Public weight of the holder's size class.
         shape: A histogram's, (2, bins).
+        statistics: Names and shapes of the arrays of statistics, if the contract has any.
 
     Raises:
         WireError: If it is not what the request asked for.
@@ -166,16 +183,35 @@ def from_reply(request: Message, reply: pb.Reply, weight: float, shape: tuple[in
     outcome = reply.WhichOneof("outcome")
     if outcome == "refused":
         return refusal(request)
-    asked = "adapter" if request.metadata.message_type == "train" else "histogram"
+    asked = _ASKED[request.metadata.message_type]
     if outcome != asked:
         raise WireError(f"reply has {outcome or 'nothing'}, the request asked for {asked}")
     if outcome == "adapter":
         unpack_adapter(reply.adapter)
         return adapter_reply(request, reply.adapter, weight)
+    if outcome == "statistics":
+        check_statistics(statistics or {}, unpack_statistics(reply.statistics))
+        return statistics_reply(request, reply.statistics)
     found = unpack_histogram(reply.histogram).shape
     if found != shape:
         raise WireError(f"histogram has shape {found}, must have {shape}")
     return histogram_reply(request, reply.histogram, weight)
+
+
+def largest_arrays(contract: Contract, adapter: FloatArrays) -> int:
+    """Bytes of the largest arrays that any message of a contract has.
+
+    Args:
+        contract: Sets the sizes of histograms, and of statistics and federated edges.
+        adapter: Any adapter of its model.
+    """
+    edges = {f.name: f.grid.inner[: f.bins - 1] for f in contract.federated_fields}
+    counts = {name: np.zeros(shape) for name, shape in statistics_shapes(contract).items()}
+    return max(
+        len(pack({**adapter, **edge_arrays(edges)})),
+        len(pack(counts)),
+        2 * contract.evaluation.bins * 8,
+    )
 
 
 def channel_options(

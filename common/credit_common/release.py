@@ -2,7 +2,8 @@
 
     adapter_config.json, adapter_model.safetensors   LoRA as PEFT keeps it, where LoRA is trained
     head.safetensors     head.weight, head.bias, wide.weight (those that are trained), reference,
-                         text_scale, offset: all that `release_scores` needs, float32
+                         text_scale, offset: all that `release_scores` needs, float32; and
+                         edges.NAME of each field whose edges are federated
     contract.toml        the federation file as it was given
     README.md            the model card: what it is, and how to open it without this project
     privacy.json         who is promised what, and what is not
@@ -31,6 +32,7 @@ from credit_common.claim import check_claim, facts_from_json, facts_to_json, pri
 from credit_common.contract import Contract, parse_contract
 from credit_common.errors import ContractError, TrustError, WireError
 from credit_common.sealed import json_bytes, open_sealed, write_sealed
+from credit_common.statistics import EDGES, Edges, edge_arrays, take_edges
 from credit_common.text import wide_width
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Release:
         adapter: What `CreditModel.load_adapter` takes.
         fixed: What `CreditModel.load_fixed` takes: LoRA's A where it does not train, or nothing.
         head: What `release_scores` takes.
+        edges: Of the fields whose edges are federated; they are in `head` too.
         backbone_sha256: Of the backbone's model.safetensors; None where no text is read.
         digest: SHA-256 of release.json, which holds those of all other files.
     """
@@ -62,9 +65,15 @@ class Release:
     adapter: "Arrays" = field(repr=False)
     fixed: "Arrays" = field(repr=False)
     head: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    edges: Edges = field(repr=False)
     facts: Facts
     backbone_sha256: str | None
     digest: str
+
+    @property
+    def resolved(self) -> Contract:
+        """The contract with all edges: what records are scored under."""
+        return self.contract.with_edges(self.edges)
 
 
 def new_release_folder(home: Path) -> Path:
@@ -75,7 +84,12 @@ def new_release_folder(home: Path) -> Path:
 
 
 def write_release(
-    folder: Path, contract_text: str, model: "CreditModel", adapter: "Arrays", facts: Facts
+    folder: Path,
+    contract_text: str,
+    model: "CreditModel",
+    adapter: "Arrays",
+    facts: Facts,
+    edges: Edges | None = None,
 ) -> None:
     """Write a release, whole or not at all.
 
@@ -85,9 +99,11 @@ def write_release(
         model: Gives the public constants; its own adapter is not looked at.
         adapter: What is released.
         facts: What the card and the statement say beside the contract.
+        edges: Of the contract's federated fields, which the adapter was trained under.
 
     Raises:
         TrustError: If the contract's text is not the model's contract.
+        ContractError: If the edges are not those that the contract asks for.
         PrivacyError: If the facts claim more privacy than the rounds left.
         WireError: If the adapter does not fit the model, the folder exists, or it cannot be
             written.
@@ -99,6 +115,7 @@ def write_release(
         raise TrustError("the contract's text has another digest than the model's contract")
     check_adapter(model.schema(), adapter)
     check_claim(contract, facts)
+    contract.with_edges(edges or {})
     backbone = model.backbone
     manifest = {
         "format": FORMAT,
@@ -107,7 +124,8 @@ def write_release(
         "backbone": backbone and {"name": contract.model.backbone, "sha256": backbone.sha256},
         "facts": facts_to_json(facts),
     }
-    write_sealed(folder, MANIFEST, manifest, _contents(contract_text, model, adapter, facts))
+    contents = _contents(contract_text, model, adapter, facts, edges or {})
+    write_sealed(folder, MANIFEST, manifest, contents)
 
 
 def open_release(folder: Path) -> Release:
@@ -140,6 +158,7 @@ def open_release(folder: Path) -> Release:
         adapter=dict(sorted(adapter.items())),
         fixed=fixed,
         head=head,
+        edges=_edges(folder / HEAD, contract, head),
         facts=_facts(folder / MANIFEST, manifest["facts"]),
         backbone_sha256=sha256,
         digest=sealed.digest,
@@ -174,10 +193,10 @@ def release_scores(
 
 
 def _contents(
-    contract_text: str, model: "CreditModel", adapter: "Arrays", facts: Facts
+    contract_text: str, model: "CreditModel", adapter: "Arrays", facts: Facts, edges: Edges
 ) -> dict[str, bytes]:
     contract = model.contract
-    head = {name: adapter[name] for name in _TRAINED if name in adapter}
+    head = {name: adapter[name] for name in _TRAINED if name in adapter} | edge_arrays(edges)
     head["offset"] = np.array([model.offset], np.float32)
     files = {
         CONTRACT: contract_text.encode(),
@@ -192,7 +211,7 @@ def _contents(
         depth = model.frozen_layers + model.trained_layers
         files |= lora.peft_files(contract.model, depth, base_model(contract.model), factors)
     files[HEAD] = save_tensors({name: np.ascontiguousarray(head[name]) for name in sorted(head)})
-    files[CARD] = model_card(contract, facts, sha256).encode()
+    files[CARD] = model_card(contract, facts, sha256, edges).encode()
     return files
 
 
@@ -248,12 +267,22 @@ def _head(
         shapes |= {"head.weight": (outputs, hidden), "head.bias": (outputs,)}
     if "wide" in contract.model.train:
         shapes["wide.weight"] = (outputs, wide_width(contract))
+    shapes |= {f"{EDGES}{f.name}": (f.bins - 1,) for f in contract.federated_fields}
     if set(tensors) != set(shapes):
         odd = sorted(set(tensors) ^ set(shapes))
         raise WireError(f"{path}: {odd[0]} is missing, or is not one of its arrays")
     for name, shape in shapes.items():
         _check_array(path, name, tensors[name], shape)
     return tensors
+
+
+def _edges(path: Path, contract: Contract, head: Mapping[str, NDArray[np.float32]]) -> Edges:
+    _, edges = take_edges(contract, head)
+    try:
+        contract.with_edges(edges)
+    except ContractError as error:
+        raise WireError(f"{path}: {error}") from None
+    return edges
 
 
 def _factors(

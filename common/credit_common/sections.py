@@ -305,6 +305,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Counts of the training users by value, once before the first round, for federated edges.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the Gaussian noise on each cell's count, in users.
+            A user is in one cell of each of the F fields, so the sensitivity is sqrt(F).
+    """
+
+    noise_multiplier: float = 0.0
+
+    def __post_init__(self) -> None:
+        sigma = self.noise_multiplier
+        require(0 <= sigma <= 1e6, "statistics.noise_multiplier", sigma, "between 0 and 1e6")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Federation:
     """Name and size of the federation, and how long the coordinator waits for its holders.
 

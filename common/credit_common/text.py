@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from credit_common.contract import Contract
+from credit_common.errors import ContractError
 from credit_common.fields import CategoryField, EventsField, NumberField, TextField
 from credit_common.record import OTHER, Record
 
@@ -36,12 +37,14 @@ def record_text(contract: Contract, record: Record) -> str:
 def reference_record(contract: Contract) -> Record:
     """A public record to measure others against, made from the contract alone.
 
-    Numbers take their middle edge, categories their first value, texts are missing.
+    Numbers take their middle edge, or the middle boundary of the grid where edges are federated;
+    categories take their first value, texts are missing.
     """
     values: dict[str, float | str | None] = {}
     for field in contract.wide_fields:
         if isinstance(field, NumberField):
-            values[field.name] = field.edges[len(field.edges) // 2]
+            edges = field.grid.inner if field.quantiles else field.edges
+            values[field.name] = edges[len(edges) // 2]
         else:
             values[field.name] = field.values[0]
     return Record(values=values, protected={}, label=None)
@@ -62,7 +65,7 @@ def wide_names(contract: Contract) -> tuple[str, ...]:
     names = ["constant"]
     for field in contract.wide_fields:
         if isinstance(field, NumberField):
-            bounds = ["", *(f"{edge:g}" for edge in field.edges), ""]
+            bounds = ["", *(f"{edge:g}" for edge in _edges(field)), ""]
             names += [f"{field.name} [{a}, {b})" for a, b in pairwise(bounds)]
             names += [f"{field.name} missing", f"{field.name} position"]
         else:
@@ -76,6 +79,9 @@ def wide_features(contract: Contract, record: Record) -> NDArray[np.float32]:
 
     Returns:
         Shape (wide_width(contract),), float32, L2 norm at most 1.
+
+    Raises:
+        ContractError: If edges of the contract are federated and not filled in.
     """
     row = np.zeros(wide_width(contract), np.float32)
     row[0] = 1.0
@@ -83,11 +89,11 @@ def wide_features(contract: Contract, record: Record) -> NDArray[np.float32]:
     for field in contract.wide_fields:
         value = record.values.get(field.name)
         if isinstance(field, NumberField):
-            bins = len(field.edges) + 1
+            bins, edges = field.bins, _edges(field)
             if value is None:
                 row[start + bins] = 1.0
             else:
-                index = bisect_right(field.edges, float(value))
+                index = bisect_right(edges, float(value))
                 row[start + index] = 1.0
                 row[start + bins + 1] = 2.0 * index / (bins - 1) - 1.0
             largest += 2.0
@@ -104,8 +110,14 @@ def wide_features(contract: Contract, record: Record) -> NDArray[np.float32]:
 
 def _cells(field: NumberField | CategoryField) -> int:
     if isinstance(field, NumberField):
-        return len(field.edges) + 3  # bins, missing, position
+        return field.bins + 2  # and missing, position
     return len(field.values) + 2  # codes, other, missing
+
+
+def _edges(field: NumberField) -> tuple[float, ...]:
+    if not field.edges:
+        raise ContractError(f"fields.{field.name}.edges: are federated, and not known yet")
+    return field.edges
 
 
 def _said(field: NumberField | CategoryField | TextField, value: float | str | None) -> str:

@@ -164,6 +164,34 @@ def histogram_reply(request: Message, payload: bytes, weight: float) -> Message:
     return Message(RecordDict({METRICS: metrics}), reply_to=request)
 
 
+def unpack_statistics(payload: bytes) -> dict[str, NDArray[np.float64]]:
+    """Noised counts by field from safetensors bytes.
+
+    Raises:
+        WireError: If the bytes are anything else, or an array is not one row of float64.
+    """
+    arrays = {}
+    for name, counts in unpack(payload).items():
+        if counts.dtype != np.float64 or counts.ndim != 1:
+            raise WireError(f"array {name}: must be one row of float64")
+        arrays[name] = counts.astype(np.float64, copy=False)
+    return arrays
+
+
+def statistics_reply(request: Message, payload: bytes) -> Message:
+    """The reply that carries noised counts by field."""
+    metrics = MetricRecord()
+    for name, row in unpack_statistics(payload).items():
+        metrics[name] = [float(x) for x in row]
+    return Message(RecordDict({METRICS: metrics}), reply_to=request)
+
+
+def reply_statistics(reply: Message) -> dict[str, NDArray[np.float64]]:
+    """The counts by field of such a reply."""
+    rows = reply.content.metric_records[METRICS]
+    return {name: np.asarray(row, np.float64) for name, row in rows.items()}
+
+
 def refusal(request: Message) -> Message:
     """The reply of a holder that does not do what it is asked; it never says why."""
     return Message(Error(REFUSED, "refused"), reply_to=request)

@@ -1,7 +1,7 @@
 """Flower's FedAvg with public weights, a fixed order of summation and the contract's schedule."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
+from credit_common.statistics import Edges, edge_arrays
 from credit_common.wire import HISTOGRAM, WEIGHT, array_record
 
 Adapter = dict[str, NDArray[np.float32]]
@@ -26,12 +27,14 @@ class RoundReport:
         adapter: The adapter that would be released now (the running average).
         histogram: Sum of the holders' noised histograms (2, bins), or None where the schedule has
             no evaluation in this round.
+        edges: Of the fields whose edges are federated, the same in all rounds.
     """
 
     round: int
     holders: int
     adapter: Adapter
     histogram: NDArray[np.float64] | None
+    edges: Edges = field(default_factory=dict)
 
 
 class CreditFedAvg(FedAvg):
@@ -40,10 +43,15 @@ class CreditFedAvg(FedAvg):
     The arithmetic is Flower's. Added: replies are summed in the order of node ids whatever the
     order of arrival; a round with fewer answers than the contract's minimum ends the run with an
     error; an exponential average of the global adapter is kept, which is what is evaluated and
-    released (post-processing, so it costs no privacy).
+    released (post-processing, so it costs no privacy); federated edges go out beside it.
     """
 
-    def __init__(self, contract: Contract, on_round: Callable[[RoundReport], None]) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        on_round: Callable[[RoundReport], None],
+        edges: Edges | None = None,
+    ) -> None:
         minimum = contract.federation.min_holders
         super().__init__(
             min_train_nodes=minimum,
@@ -54,8 +62,17 @@ class CreditFedAvg(FedAvg):
         )
         self._contract = contract
         self._on_round = on_round
+        self._edges = edges or {}
         self._answered = 0
         self.released: Adapter = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask for a round of training from the global adapter."""
+        if self._edges:
+            arrays = self._asked({name: array.numpy() for name, array in arrays.items()})
+        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -83,7 +100,7 @@ class CreditFedAvg(FedAvg):
         """Ask for histograms of the released adapter, on the contract's schedule alone."""
         if not self._due(server_round):
             return []
-        released = array_record(self.released)
+        released = self._asked(self.released)
         return super().configure_evaluate(server_round, released, config, grid)
 
     def aggregate_evaluate(
@@ -99,6 +116,9 @@ class CreditFedAvg(FedAvg):
         self._report(server_round, counts.reshape(2, self._contract.evaluation.bins))
         return metrics
 
+    def _asked(self, adapter: Adapter) -> ArrayRecord:
+        return array_record({**adapter, **edge_arrays(self._edges)})
+
     def _due(self, server_round: int) -> bool:
         return self._contract.evaluation.due(server_round, self._contract.training.rounds)
 
@@ -109,6 +129,7 @@ class CreditFedAvg(FedAvg):
                 holders=self._answered,
                 adapter=dict(self.released),
                 histogram=histogram,
+                edges=self._edges,
             )
         )
 

@@ -12,6 +12,7 @@ from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY
 from credit_common.wire import array_record
 from credit_server.aggregate import CreditFedAvg, RoundReport
+from credit_server.statistics import federated_edges
 
 logging.getLogger("flwr").setLevel(logging.ERROR)  # its round banners; errors still show
 
@@ -23,7 +24,7 @@ def coordinator_app(
     *,
     allow_no_privacy: bool = False,
 ) -> ServerApp:
-    """The ServerApp that runs a contract's rounds.
+    """The ServerApp that runs a contract's statistics, where it asks for any, and its rounds.
 
     Args:
         contract: Sets rounds, schedule and minimum of holders.
@@ -40,7 +41,7 @@ def coordinator_app(
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        strategy = CreditFedAvg(contract, on_round)
+        strategy = CreditFedAvg(contract, on_round, federated_edges(contract, grid))
         strategy.start(
             grid=grid,
             initial_arrays=array_record(initial),

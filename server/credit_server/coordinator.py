@@ -15,8 +15,9 @@ from credit_common.evaluation import read_counts
 from credit_common.heads import Head
 from credit_common.model import CreditModel, device_of
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
-from credit_common.protocol import to_head
+from credit_common.protocol import largest_arrays, to_head
 from credit_common.release import new_release_folder, write_release
+from credit_common.statistics import edge_arrays
 from credit_common.wire import pack
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
@@ -68,7 +69,7 @@ def run(
     backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
     model = CreditModel(contract, backbone, device_of(device))
     initial = model.initial_adapter()
-    array_bytes = max(len(pack(initial)), 2 * contract.evaluation.bins * 8)
+    array_bytes = largest_arrays(contract, initial)
     grid = GrpcGrid(contract, model.schema(), enrolled)
     history = _History(contract, tell)
     with Service(
@@ -106,7 +107,8 @@ def run(
             server(grid, grid.context)
             facts = history.facts(heads.under(contract.digest))
             folder = new_release_folder(home)
-            write_release(folder, bundle.contract_text, model, history.last.adapter, facts)
+            last = history.last
+            write_release(folder, bundle.contract_text, model, last.adapter, facts, last.edges)
         except CreditError as error:
             tell("failed", reason=str(error))
             raise
@@ -114,7 +116,8 @@ def run(
             pb.Finished(
                 rounds=facts.rounds,
                 holders=facts.holders,
-                adapter=pack(history.last.adapter),
+                adapter=pack(last.adapter),
+                edges=pack(edge_arrays(last.edges)) if last.edges else b"",
                 figures=dict(facts.figures),
                 created=facts.created,
                 heads=[to_head(head) for head in facts.heads],

@@ -22,6 +22,7 @@ from credit_common.errors import CreditError, LinkError
 from credit_common.model import check_adapter
 from credit_common.privacy import mechanism_plan
 from credit_common.protocol import from_reply, to_request
+from credit_common.statistics import statistics_shapes
 from credit_common.wire import (
     SERVER_NODE,
     Run,
@@ -308,7 +309,8 @@ class GrpcGrid(OwnGrid):
             plan = mechanism_plan(self._contract, seat.size_class)
             if reply.WhichOneof("outcome") == "adapter":
                 check_adapter(self._schema, unpack_adapter(reply.adapter))
-            return from_reply(request, reply, plan.expected_batch_size, shape)
+            counted = statistics_shapes(self._contract)
+            return from_reply(request, reply, plan.expected_batch_size, shape, counted)
         except CreditError as error:  # may quote names that the holder chose
             said = "".join(c for c in str(error)[:SHOWN] if c.isprintable())
             log.warning("the answer of %s is not used: %s", seat.name, said)

@@ -17,6 +17,7 @@ from credit_common.contract import Contract
 from credit_common.errors import ContractError
 from credit_common.evaluation import exact_figures
 from credit_common.model import Arrays, CreditModel, device_of
+from credit_common.statistics import Edges
 from credit_simulations.baselines import central_logistic, local_logistic
 from credit_simulations.federation import (
     Outcome,
@@ -26,6 +27,7 @@ from credit_simulations.federation import (
     make_parties,
     read_shards,
     simulate,
+    under_edges,
 )
 from credit_simulations.newcomers import Newcomers, welcome
 
@@ -47,8 +49,9 @@ def check_arms(arms: Sequence[str]) -> None:
 class Bench:
     """Runs arms one after the other and collects their rows.
 
-    The frozen layers run once, for the federation; the arms that need less take it from there. Use
-    it as a context manager: temporary ledgers go when it is left.
+    The frozen layers run once, for the federation; the arms that need less take it from there. Arms
+    that train find federated edges by themselves; the logistic regressions take the federation's.
+    Use it as a context manager: temporary ledgers go when it is left.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Bench:
         self._stage, self._note, self._on_round = stage, note, on_round
         self._backbone: Backbone | None = None
         self._model: CreditModel | None = None
+        self._edges: Edges = {}
         self._temporary = tempfile.TemporaryDirectory(prefix="credit-sim-")
         self._count = 0
 
@@ -106,18 +110,21 @@ class Bench:
             self._train("federated", self.contract, self._model, self.parties, draw, self._state)
             for draw in self._draws(draws)
         ]
+        self._edges = done[0].edges
         return done[0]
 
     def given(self, outcome: Outcome) -> None:
         """Take the federation's outcome from outside: it was trained by other processes."""
         assert self._model is not None
+        self._edges = outcome.edges
         self._outcome("federated", self.contract, self._model, self.parties, 1, outcome)
 
     def newcomers(self, shards: Mapping[str, Shard], adapter: Arrays) -> Newcomers:
         """What the adapter brings to shops that took no part."""
         assert self._model is not None
         with self._timed("newcomers"):
-            return welcome(self.contract, shards, self._model, adapter)
+            resolved = self.contract.with_edges(self._edges)
+            return welcome(resolved, shards, self._model, adapter)
 
     def arm(self, name: str, draws: int) -> None:
         """Run an arm, unless the contract has no use for it or it is the federation itself."""
@@ -137,7 +144,7 @@ class Bench:
         elif name in _LOGISTIC and "wide" in groups and self.contract.task.kind == "binary":
             with self._timed(name):
                 start = time.perf_counter()
-                scores = _LOGISTIC[name](self.parties)
+                scores = _LOGISTIC[name](under_edges(self.contract, self.parties, self._edges))
                 self._row(name, None, 1, scores, None, 0, time.perf_counter() - start)
 
     def _retrained(
@@ -183,6 +190,7 @@ class Bench:
         draw: int,
         outcome: Outcome,
     ) -> None:
+        parties = under_edges(contract, parties, outcome.edges)
         scores = holdout_scores(model, parties, outcome.adapter)
         released = outcome.history[-1].figures
         epsilon = outcome.epsilon if contract.privacy.private else None

@@ -263,8 +263,13 @@ def _plan(options: argparse.Namespace) -> int:
         "steps": steps,
         "noise_multiplier": plan.noise_multiplier,
     }
+    if plan.statistics_fields:
+        shown["statistics_fields"] = plan.statistics_fields
+        shown["statistics_noise_multiplier"] = plan.statistics_noise_multiplier
     if budget is not None:
-        solved = solve_noise_multiplier(plan.sampling_rate, steps, budget, plan.delta)
+        counted = plan.statistics_event()
+        others = () if counted is None else (counted,)
+        solved = solve_noise_multiplier(plan.sampling_rate, steps, budget, plan.delta, others)
         shown |= {"epsilon_asked": budget, "noise_multiplier_needed": solved}
     if options.format == "json":
         print(json.dumps(shown))

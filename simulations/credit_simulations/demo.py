@@ -119,6 +119,7 @@ def run_demo(
         adapter=live.outcome.adapter,
         users={p.name: (len(p.train), len(p.holdout)) for p in bench.parties},
         seconds={"preparing": preparing, **live.seconds, **bench.seconds},
+        edges=live.outcome.edges,
     )
     return DemoResult(
         home=home,

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from credit_common.errors import ShardError
 from credit_common.evaluation import read_counts
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import mechanism_plan
+from credit_common.statistics import Edges
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
 from credit_simulations.loop import run_in_process
@@ -66,6 +67,7 @@ class Outcome:
         history: One line a round.
         bytes_up: Bytes that one holder sends in a training round.
         seconds: Wall time of the rounds.
+        edges: Of the fields whose edges are federated.
     """
 
     adapter: Arrays
@@ -73,6 +75,7 @@ class Outcome:
     history: tuple[Progress, ...]
     bytes_up: int
     seconds: float
+    edges: Edges = field(default_factory=dict)
 
 
 def nearest_size_class(contract: Contract, users: int) -> str:
@@ -151,9 +154,11 @@ def simulate(
     books: dict[str, Ledger] = {}
     history: list[Progress] = []
     adapter: dict[str, NDArray[np.float32]] = {}
+    edges: dict[str, tuple[float, ...]] = {}
 
     def report(done: RoundReport) -> None:
         adapter.update(done.adapter)
+        edges.update(done.edges)
         spent = max(book.epsilon_overall(delta) for book in books.values())
         line = Progress(
             round=done.round,
@@ -196,7 +201,17 @@ def simulate(
         history=tuple(history),
         bytes_up=sum(array.nbytes for array in adapter.values()),
         seconds=time.perf_counter() - start,
+        edges=edges,
     )
+
+
+def under_edges(contract: Contract, parties: Sequence[Party], edges: Edges) -> list[Party]:
+    """The parties with the wide features of a federation's edges; the same ones if it has none."""
+    resolved = contract.with_edges(edges)
+    return [
+        replace(p, train=p.train.under(resolved), holdout=p.holdout.under(resolved))
+        for p in parties
+    ]
 
 
 def holdout_scores(

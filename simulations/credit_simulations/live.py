@@ -174,8 +174,10 @@ class _Watch:
 
     def end(self) -> Live:
         release = Path(str(self._done["release"]))
+        opened = open_release(release)
         outcome = Outcome(
-            adapter=open_release(release).adapter,
+            adapter=opened.adapter,
+            edges=opened.edges,
             epsilon=max(self._spent.values()),
             history=tuple(self._history),
             bytes_up=int(str(self._done["bytes_up"])),

@@ -1,7 +1,7 @@
 """A whole run: one federation, and beside it the arms that say what it gains and what ε costs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
 from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
+from credit_common.statistics import Edges
 from credit_simulations.arms import ARMS, Bench, check_arms
 from credit_simulations.federation import Progress
 from credit_simulations.packaged import packaged_contract, packaged_shards
@@ -43,6 +44,7 @@ class RunResult:
             in one round, seconds.
         users: Training and hold-out users by holder.
         seconds: Wall time by part.
+        edges: Of the fields whose edges are federated, which the adapter goes with.
     """
 
     contract: Contract
@@ -50,6 +52,7 @@ class RunResult:
     adapter: Arrays
     users: Mapping[str, tuple[int, int]]
     seconds: Mapping[str, float]
+    edges: Edges = field(default_factory=dict)
 
     def means(self) -> pd.DataFrame:
         """One row an arm, averaged over its noise draws, in the order of the arms."""
@@ -130,4 +133,5 @@ def run_arms(
         adapter=first.adapter,
         users={p.name: (len(p.train), len(p.holdout)) for p in bench.parties},
         seconds=bench.seconds,
+        edges=first.edges,
     )

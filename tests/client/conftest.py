@@ -14,13 +14,17 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def variant(contract, tiny_bert):
-    """The contract with some keys of its parts changed, on the tiny BERT."""
+def variant(contract, federated, tiny_bert):
+    """The contract with some keys of its parts changed, on the tiny BERT.
+
+    With `edges="federated"` it is the one that asks for edges.
+    """
     digest = hashlib.sha256((tiny_bert / "model.safetensors").read_bytes()).hexdigest()
 
-    def make(*, private=True, **changes) -> Contract:
+    def make(*, private=True, edges="explicit", **changes) -> Contract:
         own = {"model": {"backbone": str(tiny_bert), "backbone_sha256": digest}}
-        base = contract if private else contract.without_privacy()
+        base = federated if edges == "federated" else contract
+        base = base if private else base.without_privacy()
         for part, keys in {**own, **changes}.items():
             keys = {**own.get(part, {}), **keys}
             base = dataclasses.replace(

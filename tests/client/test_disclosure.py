@@ -10,7 +10,9 @@ from credit_client.ledger import Ledger
 from credit_common import federation_pb2 as pb
 from credit_common.evaluation import count_users
 from credit_common.privacy import mechanism_plan
+from credit_common.statistics import statistics_shapes
 from credit_common.text import wide_width
+from credit_common.wire import pack, unpack_statistics
 
 EASY = {"budget_epsilon": 50.0, "delta": 1e-5, "request_digest": "", "reply": b""}
 
@@ -68,10 +70,10 @@ def test_an_evaluation_answer_has_the_size_of_its_counts(contract):
     assert of(contract)["evaluation answer"].bytes == counts.nbytes
 
 
-def test_a_holder_can_send_nothing_that_is_not_told(contract):
+def test_a_holder_can_send_nothing_that_is_not_told(contract, federated):
     """A field that is added to the wire has to be told too."""
     assert set(pb.Hello.DESCRIPTOR.fields_by_name) == {"wire_versions", "contract_digest", "head"}
-    outcomes = {"adapter", "histogram", "refused"}
+    outcomes = {"adapter", "histogram", "refused", "statistics"}
     assert set(pb.Reply.DESCRIPTOR.fields_by_name) == {"message_id", "head", *outcomes}
     with_head = {what for what, s in of(contract).items() if HEAD in ", ".join(s.contains)}
     assert with_head == {"greeting", "training answer", "evaluation answer", "refusal"}
@@ -79,6 +81,18 @@ def test_a_holder_can_send_nothing_that_is_not_told(contract):
     assert list(of(contract)) == [
         "certificate", "greeting", "heartbeat", "training answer", "evaluation answer", "refusal",
     ]  # fmt: skip
+    assert set(of(federated)) - set(of(contract)) == {"statistics answer"}
+
+
+def test_statistics_are_told_with_their_fields_size_and_sensitivity(federated):
+    told = of(federated)["statistics answer"]
+    payload = pack({name: np.zeros(n) for name, n in statistics_shapes(federated).items()})
+    assert told.times == 1
+    assert told.bytes == sum(a.nbytes for a in unpack_statistics(payload).values()) == 241 * 8
+    assert "age, income" in told.contains[1]
+    assert "sqrt(2)" in told.protection
+    assert "sigma = 8 users" in told.protection
+    assert of(federated.without_privacy())["statistics answer"].protection.startswith("NONE")
 
 
 def test_messages_are_counted_by_the_contracts_schedule(contract, plan):
@@ -112,10 +126,11 @@ def test_without_privacy_no_protection_is_claimed_and_exact_counts_are_owned_up_
 # What it spends
 
 
-def charge(ledger, plan, rounds, evaluations, contract_digest):
+def charge(ledger, plan, rounds, evaluations, contract_digest, statistics=0):
     for account, event, n in (
         ("train", plan.round_event(), rounds),
         ("holdout", plan.evaluation_event(), evaluations),
+        ("train", plan.statistics_event(), statistics),
     ):
         for _ in range(n):
             name = str(len(ledger.entries()))
@@ -174,6 +189,30 @@ def test_rounds_that_this_contract_was_charged_for_are_not_still_to_come(contrac
         assert outlook.rest_to_come.any < outlook.all_to_come.any
         done = ledger_outlook(contract, plan, ledger)
         assert done.rest_to_come == done.spent
+
+
+@pytest.mark.parametrize("charged", [0, 1, 2])
+def test_statistics_are_counted_apart_from_rounds(federated, charged):
+    plan = mechanism_plan(federated, "small")
+    with Ledger.in_memory() as ledger:
+        split(ledger, federated)
+        charge(ledger, plan, 1, 0, federated.digest, charged)
+        outlook = ledger_outlook(federated, plan, ledger)
+        assert (outlook.rounds, outlook.evaluations, outlook.statistics) == (1, 0, charged)
+        left = max(1 - charged, 0)
+        charge(ledger, plan, plan.rounds - 1, plan.evaluations, federated.digest, left)
+        assert outlook.rest_to_come.train == pytest.approx(ledger.epsilon("train", plan.delta))
+
+
+def test_the_schedules_spend_has_the_statistics(federated):
+    plan = mechanism_plan(federated, "small")
+    schedule, replace_one = schedule_spend(plan)
+    with Ledger.in_memory() as ledger:
+        split(ledger, federated)
+        charge(ledger, plan, plan.rounds, plan.evaluations, federated.digest, 1)
+        assert schedule.train == pytest.approx(ledger.epsilon("train", plan.delta))
+        assert schedule.train == pytest.approx(plan.train_epsilon())
+        assert replace_one == pytest.approx(ledger.epsilon_replace_one(plan.delta))
 
 
 def test_a_contract_charged_beyond_its_schedule_has_nothing_to_come(contract, plan):

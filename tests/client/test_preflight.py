@@ -287,6 +287,30 @@ def test_a_used_up_budget_refuses_in_the_ledgers_words(contract, write, ledger):
     assert any("before the schedule" in remark for remark in found.remarks)
 
 
+def test_statistics_that_the_ledger_has_no_room_for_are_refused(federated, write):
+    """Where a round would still fit, so that nothing but the statistics is refused."""
+    path = write(users(300))
+    dear = dataclasses.replace(
+        federated, statistics=dataclasses.replace(federated.statistics, noise_multiplier=1.0)
+    )
+    dear = dataclasses.replace(dear, privacy=dataclasses.replace(dear.privacy, epsilon=9.0))
+    plan = look(dear, path).plan
+    used = {"budget_epsilon": 50.0, "delta": 1e-5, "request_digest": "", "reply": b""}
+    with Ledger.in_memory() as ledger:
+        ledger.bind_split(dear.split.salt, dear.split.holdout)
+        assert look(dear, path, ledger).refusals == ()
+        ledger.charge("train", plan.statistics_event(), contract_digest="another", message_id="1",
+                      **used)  # fmt: skip
+        (refusal,) = look(dear, path, ledger).refusals
+        assert "the privacy budget ends here" in refusal
+        # What this very contract has had of them is not asked for again.
+        begun = Ledger.in_memory()
+        begun.bind_split(dear.split.salt, dear.split.holdout)
+        begun.charge("train", plan.statistics_event(), contract_digest=dear.digest,
+                     message_id="1", **used)  # fmt: skip
+        assert look(dear, path, begun).refusals == ()
+
+
 def test_a_finished_contract_is_not_refused_for_rounds_that_will_not_come(contract, write, ledger):
     path = write(users(300))
     plan = look(contract, path).plan

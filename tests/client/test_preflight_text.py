@@ -72,6 +72,19 @@ def test_the_page_fits_a_hundred_columns_whatever_the_task(contract, task, look,
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_statistics_are_told_where_the_contract_asks_for_them(contract, federated, look, private):
+    asking, plain = (c if private else c.without_privacy() for c in (federated, contract))
+    text = page(look(asking))
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.isascii()
+    assert "241 counts of training users by value" in flat(text)
+    close = "give or take 8 users a cell" if private else "exactly"
+    assert f"From the statistics answer it can tell, {close}, how the values" in flat(text)
+    assert f"Protection of each statistics answer: {'Gauss' if private else 'NONE'}" in flat(text)
+    assert "statistics answer" not in page(look(plain))
+
+
 def test_names_cannot_break_the_page_or_steer_the_terminal(contract, look):
     odd = "x\x1b[31mred\u202e\n" + "long_" * 40
     fields = (*contract.fields, NumberField(name=odd, range=(0, 9), edges=(1,)),

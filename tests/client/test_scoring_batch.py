@@ -34,8 +34,9 @@ WORDS = "paid late twice then bought shoes and a lamp on a rainy day for the new
 def released(tmp_path, federation_file, model_for, shaken):
     """A release of a contract with changes, its model, and its adapter."""
 
-    def make(model=None, task=None):
-        text = federation_file(model=model or {}, task=task or {})
+    def make(model=None, task=None, edges=None):
+        asks = {"federated": edges is not None}
+        text = federation_file(model=model or {}, task=task or {}, **asks)
         own = model_for(parse_contract(text))
         spent = schedule_epsilon(own.contract, 1)
         facts = Facts(
@@ -46,7 +47,7 @@ def released(tmp_path, federation_file, model_for, shaken):
             created="2025-01-02T03:04:05Z",
         )
         adapter = shaken(own)
-        write_release(tmp_path / "release", text, own, adapter, facts)
+        write_release(tmp_path / "release", text, own, adapter, facts, edges)
         return tmp_path / "release", own, adapter
 
     return make
@@ -150,6 +151,26 @@ def test_the_scores_are_the_models_in_its_federation(released, tmp_path):
     assert np.abs(logits - exact).max() < 1e-5
     kept = score(own, examples, adapter)[:, 0]
     assert 1e-5 < np.abs(kept - exact).max() < 0.02
+
+
+def test_a_release_with_federated_edges_scores_as_its_model_did(released, tmp_path):
+    edges = {"age": (25.0, 40.0, 60.0), "income": (1.0, 10.0, 50.0, 90.0)}
+    folder, own, adapter = released(edges=edges)
+    shard = write_rows(tmp_path / "shard.csv", rows_of(40))
+    score_file(folder, shard, tmp_path / "out.csv", device="cpu")
+    records = records_of(shard, own.contract)
+    resolved = own.contract.with_edges(edges)
+    kept = score(own, Examples(own, own.contract, records).under(resolved), adapter)[:, 0]
+    logits = column(tmp_path / "out.csv", "logit")
+    assert np.abs(kept - logits).max() < 0.02  # the half-precision cache of training
+    opened = open_release(folder)
+    wide = np.stack([wide_features(opened.resolved, record) for record in records])
+    without = release_scores({**opened.head, "wide.weight": 0 * adapter["wide.weight"]}, None, wide)
+    share = release_scores(opened.head, None, wide) - without
+    others = own.contract.with_edges({**edges, "age": (30.0, 50.0, 70.0)})
+    moved = np.stack([wide_features(others, record) for record in records]) - wide
+    assert np.abs(moved @ adapter["wide.weight"].T).max() > 0.05  # other edges would show
+    assert share.shape == (40, 1)
 
 
 def test_lines_follow_the_file_and_name_its_users(released, tmp_path):

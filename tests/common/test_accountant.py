@@ -14,7 +14,7 @@ from credit_common.accountant import (
     solve_noise_multiplier,
 )
 from credit_common.errors import PrivacyError
-from credit_common.events import Histogram, SampledGaussian
+from credit_common.events import FieldHistograms, Histogram, SampledGaussian
 
 
 def steps(q, sigma, number):
@@ -77,6 +77,38 @@ def test_a_replaced_record_moves_a_sum_by_two_and_a_histogram_by_root_two():
     cells = epsilon_replace_one([Histogram(noise_multiplier=10.0)], 1e-5)
     assert whole == pytest.approx(gaussian_epsilon(0.2, 1e-5), rel=0.002)
     assert cells == pytest.approx(gaussian_epsilon(math.sqrt(2) / 10, 1e-5), rel=0.002)
+
+
+@pytest.mark.parametrize("fields", [1, 3, 30])
+@pytest.mark.parametrize("of", [epsilon, epsilon_replace_one, epsilon_rdp])
+def test_counts_of_several_fields_are_one_histogram_of_less_noise(of, fields):
+    """Sensitivity sqrt(F) with noise σ is sensitivity 1 with σ / sqrt(F)."""
+    rest = [steps(0.05, 1.0, 60), Histogram(noise_multiplier=20.0)]
+    for others in [], rest:
+        counted = of([*others, FieldHistograms(noise_multiplier=12.0, fields=fields)], 1e-5)
+        same = Histogram(noise_multiplier=12.0 / math.sqrt(fields))
+        assert counted == pytest.approx(of([*others, same], 1e-5), rel=1e-9)
+
+
+@pytest.mark.parametrize("fields", [1, 12])
+def test_counts_of_fields_agree_with_the_exact_gaussian(fields):
+    event = FieldHistograms(noise_multiplier=10.0, fields=fields, releases=2)
+    mu = math.sqrt(2 * fields) / 10
+    assert epsilon([event], 1e-5) == pytest.approx(gaussian_epsilon(mu, 1e-5), rel=0.002)
+    changed = math.sqrt(2) * mu  # one user moves between two cells of each field
+    found = epsilon_replace_one([event], 1e-5)
+    assert found == pytest.approx(gaussian_epsilon(changed, 1e-5), rel=0.002)
+
+
+def test_noise_is_solved_for_with_what_else_is_spent():
+    counted = FieldHistograms(noise_multiplier=8.0, fields=10)
+    alone = solve_noise_multiplier(0.05, 300, 8.0, 1e-5)
+    beside = solve_noise_multiplier(0.05, 300, 8.0, 1e-5, [counted])
+    assert beside > alone
+    spent = epsilon([steps(0.05, beside, 300), counted], 1e-5)
+    assert spent <= 8.0 < epsilon([steps(0.05, beside - 0.002, 300), counted], 1e-5)
+    with pytest.raises(PrivacyError, match="no noise multiplier"):
+        solve_noise_multiplier(0.05, 300, 1.0, 1e-5, [counted])
 
 
 GRID = [

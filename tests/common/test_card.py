@@ -14,7 +14,7 @@ from credit_common.contract import parse_contract
 from credit_common.fetch import fetch_minilm
 from credit_common.record import Record
 from credit_common.release import write_release
-from credit_common.text import record_text, wide_features
+from credit_common.text import record_text, wide_features, wide_names
 
 # peft asks transformers for a name that the latter is about to rename.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -39,11 +39,11 @@ def facts_for(contract, **changes):
 def released(tmp_path, model_for, shaken):
     """A release of a contract's text, and the model with its adapter."""
 
-    def make(text):
+    def make(text, edges=None):
         model = model_for(parse_contract(text))
         adapter = shaken(model)
         folder = tmp_path / "release"
-        write_release(folder, text, model, adapter, facts_for(model.contract))
+        write_release(folder, text, model, adapter, facts_for(model.contract), edges)
         model.load_adapter(adapter)
         return folder, model
 
@@ -115,6 +115,20 @@ def test_the_cards_record_is_encoded_as_the_project_does(released, federation_fi
     assert set(record.values) == {field.name for field in own.contract.wide_fields}
     assert names["text"] == record_text(own.contract, record)
     assert np.abs(names["wide"][0] - wide_features(own.contract, record)).max() < 1e-8
+
+
+def test_the_cards_example_is_under_the_federations_edges(released, federation_file, monkeypatch):
+    text = federation_file(federated=True, model={"train": ["wide"]})
+    edges = {"age": (25.0, 40.0, 60.0), "income": (0.5, 10.0, 50.0, 100.0)}
+    folder, own = released(text, edges)
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(compile(python_of(folder), "card", "exec"), names)
+    cells = np.flatnonzero(names["wide"][0])
+    resolved = own.contract.with_edges(edges)
+    said = [wide_names(resolved)[place] for place in cells]
+    assert "age [25, 40)" in said
+    assert "income [0.5, 10)" in said
 
 
 def test_the_cards_code_runs_without_this_project_on_the_hubs_backbone(

@@ -20,7 +20,7 @@ from credit_common.claim import (
 )
 from credit_common.contract import parse_contract
 from credit_common.errors import PrivacyError, WireError
-from credit_common.events import Histogram, SampledGaussian
+from credit_common.events import FieldHistograms, Histogram, SampledGaussian
 from credit_common.privacy import mechanism_plan
 
 RIGHT = {
@@ -43,6 +43,23 @@ def longer(contract_text):
 def truthful(contract, rounds):
     spent = schedule_epsilon(contract, rounds) or (None, None)
     return Facts(**{**RIGHT, "rounds": rounds, "epsilon": spent[0], "holdout_epsilon": spent[1]})
+
+
+def test_statistics_are_claimed_for_training_users_from_the_first_round(federated, contract):
+    counted = FieldHistograms(noise_multiplier=8.0, fields=2)
+    steps = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=2)
+    train, holdout = schedule_epsilon(federated, 1)
+    assert train == epsilon([steps, counted], 1e-5)
+    assert holdout == schedule_epsilon(contract, 1)[1]
+    plan = mechanism_plan(federated, "small")
+    assert schedule_epsilon(federated, 3) == (plan.train_epsilon(), plan.holdout_epsilon())
+    told = privacy_statement(federated, truthful(federated, 1))["statistics"]
+    assert told["fields"] == ["age", "income"]
+    assert (told["noise_multiplier"], told["releases"]) == (8.0, 1)
+    assert "statistics" not in privacy_statement(contract, truthful(contract, 1))
+    without = dict(zip(("epsilon", "holdout_epsilon"), schedule_epsilon(contract, 1), strict=True))
+    with pytest.raises(PrivacyError, match=r"facts\.epsilon"):
+        check_claim(federated, Facts(**{**RIGHT, "rounds": 1, **without}))
 
 
 def test_the_schedules_end_is_the_plans(longer):

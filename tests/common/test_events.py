@@ -4,7 +4,13 @@ import math
 import pytest
 
 from credit_common.errors import PrivacyError
-from credit_common.events import Histogram, SampledGaussian, event_from_json, event_to_json
+from credit_common.events import (
+    FieldHistograms,
+    Histogram,
+    SampledGaussian,
+    event_from_json,
+    event_to_json,
+)
 
 
 def steps(q, sigma, number):
@@ -34,10 +40,16 @@ def test_an_event_out_of_range_cannot_be_made(q, sigma, number, name):
     if name != "sampling_rate":
         with pytest.raises(PrivacyError):
             Histogram(noise_multiplier=sigma, releases=number)
+        with pytest.raises(PrivacyError):
+            FieldHistograms(noise_multiplier=sigma, fields=number)
+        with pytest.raises(PrivacyError):
+            FieldHistograms(noise_multiplier=sigma, fields=1, releases=number)
 
 
 def test_events_come_back_from_json_as_they_were():
-    for event in steps(0.05, 0.86, 20), Histogram(noise_multiplier=20.0, releases=3):
+    fields = FieldHistograms(noise_multiplier=8.0, fields=30)
+    assert event_to_json(fields)["kind"] == "field_histograms"
+    for event in steps(0.05, 0.86, 20), Histogram(noise_multiplier=20.0, releases=3), fields:
         assert event_from_json(json.loads(json.dumps(event_to_json(event)))) == event
 
 

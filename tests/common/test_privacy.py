@@ -8,7 +8,7 @@ import pytest
 from credit_common.accountant import epsilon
 from credit_common.contract import parse_contract
 from credit_common.errors import ContractError, PrivacyError
-from credit_common.events import Histogram, SampledGaussian
+from credit_common.events import FieldHistograms, Histogram, SampledGaussian
 from credit_common.privacy import check_plan, mechanism_plan
 
 CONTRACT = """
@@ -117,3 +117,31 @@ def test_without_privacy_there_are_no_events_and_epsilon_is_infinite():
 def test_the_module_loads_neither_torch_nor_the_accountant():
     code = "import credit_common.privacy, sys; print({'torch', 'dp_accounting'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+FEDERATED = parse_contract(
+    CONTRACT.replace("edges = [30, 50]", 'edges = "federated"\nbins = 5')
+    + "[statistics]\nnoise_multiplier = 4.0\n"
+)
+
+
+def test_statistics_are_in_what_a_training_user_spends():
+    plan, plain = mechanism_plan(FEDERATED, "small"), mechanism_plan(BASE, "small")
+    counted = FieldHistograms(noise_multiplier=4.0, fields=1)
+    assert plan.statistics_event() == counted
+    assert plan.train_epsilon() == epsilon([plan.round_event()] * 12 + [counted], 1e-5)
+    assert plan.train_epsilon() > plain.train_epsilon()
+    assert plan.holdout_epsilon() == plain.holdout_epsilon()
+    assert plain.statistics_event() is None
+    assert mechanism_plan(FEDERATED.without_privacy(), "small").statistics_event() is None
+
+
+def test_a_budget_that_the_statistics_alone_pass_is_refused():
+    privacy = dataclasses.replace(FEDERATED.privacy, epsilon=plan_epsilon(BASE) + 0.01)
+    check_plan(mechanism_plan(dataclasses.replace(BASE, privacy=privacy), "small"))
+    with pytest.raises(PrivacyError, match="10 steps and the statistics of 1 fields spend"):
+        check_plan(mechanism_plan(dataclasses.replace(FEDERATED, privacy=privacy), "small"))
+
+
+def plan_epsilon(contract):
+    return mechanism_plan(contract, "small").train_epsilon()

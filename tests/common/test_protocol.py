@@ -20,6 +20,7 @@ from credit_common import protocol, wire
 from credit_common.errors import LinkError, WireError
 from credit_common.heads import Head
 from credit_common.privacy import mechanism_plan
+from credit_common.statistics import edge_arrays, statistics_shapes
 
 SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
 ADAPTER = {
@@ -225,6 +226,89 @@ def test_a_histogram_has_one_name_type_and_shape(arrays, says):
         protocol.from_reply(message(kind="evaluate"), reply, 1.0, SHAPE)
 
 
+ASKED = {"statistics.age": (3,), "statistics.a b": (2,)}
+TOLD = {"statistics.age": np.array([1.5, -2.25, 1e15]), "statistics.a b": np.array([0.1, -0.0])}
+
+
+def test_statistics_are_on_the_wire_byte_for_byte_and_as_the_ledger_keeps_them(federated):
+    draws = iter(range(1, 9))
+    with Ledger.in_memory() as ledger:
+        gate = Gate(federated, mechanism_plan(federated, "small"), ledger, SCHEMA)
+        shapes = statistics_shapes(federated)
+
+        def counts():
+            return {name: np.full(shape, next(draws) / 3) for name, shape in shapes.items()}
+
+        asked = message({}, "query")
+        first, again = (
+            sent(protocol.to_reply(gate.send_statistics(asked, counts))) for _ in range(2)
+        )
+        kept = ledger.lookup("m1", wire.request_digest(asked, federated.digest))
+    assert first == again
+    assert first.statistics == kept
+    assert {field.name for field, _ in first.ListFields()} == {"message_id", "statistics"}
+    back = protocol.from_reply(asked, first, 30.0, SHAPE, shapes)
+    assert set(back.content) == {wire.METRICS}
+    assert wire.pack(wire.reply_statistics(back)) == kept
+
+
+def test_a_request_for_statistics_comes_back_as_it_was():
+    made = message({}, "query")
+    back = protocol.from_request(sent(protocol.to_request(made)), 5)
+    assert back.metadata.message_type == "query"
+    assert wire.request_arrays(back) == {}
+    assert wire.request_digest(back, "contract") == wire.request_digest(made, "contract")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({**TOLD, "statistics.age": np.ones(2)}, r"must be float64 \(3,\)"),
+        ({**TOLD, "statistics.age": np.ones((3, 1))}, "one row"),
+        ({**TOLD, "statistics.age": np.ones(3, np.float32)}, "one row of float64"),
+        ({**TOLD, "statistics.age": np.ones(3, np.int64)}, "one row of float64"),
+        ({**TOLD, "statistics.age": np.full(3, np.nan)}, "finite"),
+        ({**TOLD, "statistics.age": np.full(3, -np.inf)}, "finite"),
+        ({**TOLD, "users": np.ones(1)}, "users"),
+        ({"statistics.age": np.ones(3)}, "missing"),
+        ({}, "missing"),
+    ],
+)
+def test_statistics_have_the_contracts_names_types_and_shapes(arrays, says):
+    asked = message({}, "query")
+    right = pb.Reply(message_id="m1", statistics=wire.pack(TOLD))
+    assert not protocol.from_reply(asked, right, 1.0, SHAPE, ASKED).has_error()
+    reply = pb.Reply(message_id="m1", statistics=wire.pack(arrays))
+    with pytest.raises(WireError, match=says):
+        protocol.from_reply(asked, reply, 1.0, SHAPE, ASKED)
+
+
+def test_statistics_that_no_contract_asks_for_are_refused():
+    reply = pb.Reply(message_id="m1", statistics=wire.pack(TOLD))
+    for shapes in ({}, None):
+        with pytest.raises(WireError, match="does not ask"):
+            protocol.from_reply(message({}, "query"), reply, 1.0, SHAPE, shapes)
+    for kind, asked in (("train", "adapter"), ("evaluate", "histogram")):
+        with pytest.raises(WireError, match=f"reply has statistics, the request asked for {asked}"):
+            protocol.from_reply(message(kind=kind), reply, 1.0, SHAPE, ASKED)
+    for outcome in ("adapter", "histogram"):
+        other = pb.Reply(message_id="m1", **OUTCOMES[outcome])
+        with pytest.raises(WireError, match=f"reply has {outcome}, the request asked for stat"):
+            protocol.from_reply(message({}, "query"), other, 1.0, SHAPE, ASKED)
+
+
+def test_the_largest_arrays_are_those_of_an_adapter_with_edges_or_of_statistics(
+    contract, federated
+):
+    small, large = {"w": np.zeros(3, np.float32)}, {"w": np.zeros(9000, np.float32)}
+    edges = edge_arrays({f.name: f.grid.inner[: f.bins - 1] for f in federated.federated_fields})
+    counts = {name: np.zeros(shape) for name, shape in statistics_shapes(federated).items()}
+    assert protocol.largest_arrays(contract, small) == 2 * contract.evaluation.bins * 8
+    assert protocol.largest_arrays(contract, large) == len(wire.pack(large))
+    assert protocol.largest_arrays(federated, small) == len(wire.pack(counts)) > 241 * 8
+    assert protocol.largest_arrays(federated, large) == len(wire.pack({**large, **edges}))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "bool"])
 def test_an_adapter_is_float32_both_ways(dtype):
     payload = wire.pack({"a": np.ones(3, dtype)})
@@ -235,15 +319,15 @@ def test_an_adapter_is_float32_both_ways(dtype):
         protocol.from_request(request, 5)
 
 
-@pytest.mark.parametrize("kind", [0, 3, -1, 2**31 - 1])
+@pytest.mark.parametrize("kind", [0, 4, -1, 2**31 - 1])
 def test_a_request_of_another_kind_is_refused_by_number(kind):
     request = pb.Request(message_id="m1", round=1, arrays=wire.pack(ADAPTER))
     request.kind = kind
-    with pytest.raises(WireError, match=f"kind {kind}: must be 1 .train. or 2 .evaluate."):
+    with pytest.raises(WireError, match=f"kind {kind}: must be one of 1 .train., 2 .evalu"):
         protocol.from_request(sent(request), 5)
 
 
-@pytest.mark.parametrize("kind", ["query", "train.default", "evaluate.extra", "system"])
+@pytest.mark.parametrize("kind", ["query.default", "train.default", "evaluate.extra", "system"])
 def test_a_message_of_another_kind_does_not_go_out(kind):
     with pytest.raises(WireError, match="must be one of train, evaluate"):
         protocol.to_request(message(kind=kind))
@@ -275,6 +359,7 @@ def test_pickles_are_refused_unopened(tmp_path):
         replies = (
             ("train", pb.Reply(message_id="m1", adapter=payload)),
             ("evaluate", pb.Reply(message_id="m1", histogram=payload)),
+            ("query", pb.Reply(message_id="m1", statistics=payload)),
         )
         for kind, reply in replies:
             with pytest.raises(WireError, match="not in safetensors format"):
@@ -340,6 +425,8 @@ def test_no_payload_raises_anything_but_a_wire_error(payload):
     found = tried(protocol.from_reply, message(kind="evaluate"), histogram, 1.0, SHAPE)
     if isinstance(found, Message):
         assert np.isfinite(found.content[wire.METRICS][wire.HISTOGRAM]).all()
+    counted = pb.Reply(message_id="m1", statistics=payload)
+    tried(protocol.from_reply, message({}, "query"), counted, 1.0, SHAPE, ASKED)
 
 
 def test_both_sides_agree_on_the_highest_common_version(monkeypatch):
@@ -395,7 +482,8 @@ def test_a_holder_can_send_these_fields_and_no_others():
     service = pb.DESCRIPTOR.services_by_name["Federation"]
     assert {method.input_type.name for method in service.methods} == {"Hello", "Reply"}
     assert fields["Hello"] == ["wire_versions", "contract_digest", "head"]
-    assert fields["Reply"] == ["message_id", "adapter", "histogram", "refused", "head"]
+    outcomes = ["adapter", "histogram", "refused", "statistics"]
+    assert fields["Reply"] == ["message_id", *outcomes, "head"]
     assert set(fields["Head"]) == set(Head.__dataclass_fields__)  # each is told in its docstring
     assert fields["Refused"] == []
 
@@ -404,7 +492,8 @@ def test_a_coordinator_can_ask_with_these_fields_and_no_others():
     request = pb.DESCRIPTOR.message_types_by_name["Request"]
     assert [field.name for field in request.fields] == ["message_id", "kind", "round", "arrays"]
     kinds = pb.DESCRIPTOR.enum_types_by_name["Kind"]
-    assert [value.name for value in kinds.values] == ["UNSPECIFIED", "TRAIN", "EVALUATE"]
+    known = ["UNSPECIFIED", "TRAIN", "EVALUATE", "STATISTICS"]
+    assert [value.name for value in kinds.values] == known
     said = {
         word
         for name, described in pb.DESCRIPTOR.message_types_by_name.items()

@@ -26,6 +26,7 @@ from credit_common.text import wide_width
 
 CLASSES = {"kind": "multiclass", "positive": None, "negative": None, "classes": ["a", "b", "c"]}
 VALUE = {"kind": "regression", "positive": None, "negative": None, "range": [0.0, 50.0]}
+EDGES = {"age": (25.0, 40.0, 60.0), "income": (1.0, 10.0, 50.0, 100.0)}
 ALWAYS = {"README.md", "contract.toml", "head.safetensors", "privacy.json", "release.json"}
 LORA = {CONFIG_FILE, WEIGHTS_FILE}
 KINDS = [
@@ -55,11 +56,12 @@ def facts_for(contract, rounds=2, **changes):
 def released(tmp_path, federation_file, model_for, shaken):
     """A release of a contract with changes: its folder, model and adapter."""
 
-    def make(model=None, task=None, private=True, name="001"):
-        text = federation_file(model=model or {}, task=task or {}, private=private)
+    def make(model=None, task=None, private=True, name="001", edges=None):
+        asks = {"federated": edges is not None}
+        text = federation_file(model=model or {}, task=task or {}, private=private, **asks)
         own = model_for(parse_contract(text))
         adapter = shaken(own)
-        write_release(tmp_path / name, text, own, adapter, facts_for(own.contract))
+        write_release(tmp_path / name, text, own, adapter, facts_for(own.contract), edges)
         return tmp_path / name, own, adapter
 
     return make
@@ -377,3 +379,64 @@ def test_the_models_reference_is_its_own_whatever_it_has_learnt(released, federa
     again.load_adapter(shaken(again, seed=5))
     opened = open_release(folder)
     assert np.abs(opened.head["reference"] - again.reference[0].numpy()).max() < 1e-6
+
+
+def test_a_release_keeps_the_federations_edges(released):
+    folder, own, adapter = released({"train": ["wide"]}, edges=EDGES)
+    opened = open_release(folder)
+    assert opened.edges == EDGES
+    assert opened.contract == own.contract
+    assert opened.contract.digest == own.contract.digest != opened.resolved.digest
+    assert same(opened.adapter, adapter)
+    assert {f.name: f.edges for f in opened.resolved.federated_fields} == EDGES
+    written = load_file(folder / "head.safetensors")
+    assert written["edges.income"].tolist() == list(EDGES["income"])
+    card = (folder / "README.md").read_text("utf-8")
+    assert "The edges of `age`, `income` are not in `contract.toml`" in card
+    assert "with noise for their privacy before the first round" in card
+    assert "statistics" in json.loads((folder / "privacy.json").read_text("utf-8"))
+
+
+def test_a_release_without_federated_edges_says_nothing_of_them(released):
+    folder, _, _ = released({"train": ["wide"]})
+    opened = open_release(folder)
+    assert opened.edges == {}
+    assert opened.resolved is opened.contract
+    assert "not in `contract.toml`" not in (folder / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"age": EDGES["age"]},
+        {**EDGES, "age": (25.0, 40.0)},
+        {**EDGES, "age": (60.0, 40.0, 25.0)},
+        {**EDGES, "age": (25.0, 40.0, 101.0)},
+    ],
+)
+def test_a_release_with_other_edges_than_the_contracts_is_not_written(released, wrong, tmp_path):
+    with pytest.raises(ContractError, match="edges"):
+        released({"train": ["wide"]}, edges=wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"edges.age": None},
+        {"edges.tenure": np.array([2.0], np.float32)},
+        {"edges.age": np.array([25, 40], np.float32)},
+        {"edges.age": np.array([25, 40, 60], np.float64)},
+        {"edges.age": np.array([25, 40, np.nan], np.float32)},
+        {"edges.age": np.array([40, 25, 60], np.float32)},
+        {"edges.age": np.array([25, 40, 101], np.float32)},
+    ],
+)
+def test_a_release_whose_edges_were_changed_is_refused(released, wrong):
+    folder, _, _ = released({"train": ["wide"]}, edges=EDGES)
+    arrays = {**load_file(folder / "head.safetensors"), **wrong}
+    kept = {name: array for name, array in arrays.items() if array is not None}
+    reseal(folder, {"head.safetensors": save(kept)})
+    with pytest.raises(WireError, match=r"head\.safetensors"):
+        open_release(folder)

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from credit_common import federation_pb2 as pb
 from credit_common import wire
 from credit_common.errors import LinkError
+from credit_common.statistics import statistics_shapes
 from credit_server.grid import GrpcGrid
 
 SCHEMA = {"w": (3,), "head.bias": (1,)}
@@ -321,6 +322,22 @@ def test_a_bad_histogram_is_a_refusal(grid, name, table):
     assert holder.answer(histogram=wire.pack({name: table}))
     (reply,) = grid.pull_messages(ids)
     assert told(reply) == "refused"
+
+
+def test_statistics_of_another_form_are_a_refusal(federated):
+    grid = GrpcGrid(federated, SCHEMA, lambda: {"a": 2})
+    holder = Holder(grid)
+    right = {name: np.ones(shape) for name, shape in statistics_shapes(federated).items()}
+    for sent, fine in (
+        (right, True),
+        ({**right, "statistics.age": np.ones(40)}, False),
+        ({**right, "statistics.users": np.ones(1)}, False),
+        ({}, False),
+    ):
+        (message_id,) = grid.push_messages([request(kind="query")])
+        assert holder.answer(statistics=wire.pack(sent))
+        (reply,) = grid.pull_messages([message_id])
+        assert (told(reply) == "refused") is not fine
 
 
 def test_an_adapter_is_no_answer_to_an_evaluation(grid):

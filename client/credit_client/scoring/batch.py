@@ -143,7 +143,7 @@ def open_model(release: Release, device: str = "cpu") -> CreditModel:
     backbone = resolve_backbone(spec) if spec.reads_text else None
     if backbone is not None and backbone.sha256 != release.backbone_sha256:
         raise TrustError(f"{release.folder}: was trained on a backbone of another SHA-256")
-    model = CreditModel(release.contract, backbone, device_of(device))
+    model = CreditModel(release.resolved, backbone, device_of(device))
     model.load_fixed(release.fixed)
     model.load_adapter(release.adapter)
     return model

@@ -56,17 +56,19 @@ class Examples:
 
     Args:
         model: The resident model; the frozen layers must be the ones that train goes on from.
-        contract: Says what the text and the wide features of a record are.
+        contract: Says what the text and the wide features of a record are. Where it has federated
+            edges, the records are kept, and `under` makes the wide features once they are known.
         records: One per user. Records without a label get the label 0; score them only.
     """
 
     def __init__(self, model: CreditModel, contract: Contract, records: Sequence[Record]) -> None:
         self.labels = np.asarray([r.label or 0.0 for r in records], np.float32)
         self.device = model.device
+        self.records = tuple(records) if contract.federated_fields else ()
         self._wide: NDArray[np.float32] | None = None
-        if "wide" in contract.model.train:
-            rows = [wide_features(contract, r) for r in records]
-            self._wide = np.asarray(rows, np.float32).reshape(len(records), wide_width(contract))
+        self._latest: tuple[object, NDArray[np.float32]] | None = None
+        if "wide" in contract.model.train and all(f.edges for f in contract.federated_fields):
+            self._wide = _wide_rows(contract, records)
         self._bucket = np.zeros(len(records), np.int64)  # padded length of each example
         self._place = np.arange(len(records))  # its row in that bucket
         self._buckets: dict[int, _Bucket] = {}
@@ -82,6 +84,21 @@ class Examples:
         if self._wide is None:
             raise ValueError("these examples have no wide features")
         return self._wide
+
+    def under(self, contract: Contract) -> "Examples":
+        """The same examples with the wide features of a contract whose edges are filled in.
+
+        Texts say values and not bins, so that nothing runs through BERT again. The features are
+        kept for the next call with the same edges.
+        """
+        if not contract.federated_fields:
+            return self
+        edges = tuple(f.edges for f in contract.federated_fields)
+        if self._latest is None or self._latest[0] != edges:
+            self._latest = (edges, _wide_rows(contract, self.records))
+        other = copy.copy(self)
+        other._wide = self._latest[1]
+        return other
 
     def without_text(self) -> "Examples":
         """The same examples for a contract that trains the wide part alone."""
@@ -155,3 +172,9 @@ class Examples:
             labels=labels,
             weights=weights.to(self.device),
         )
+
+
+def _wide_rows(contract: Contract, records: Sequence[Record]) -> NDArray[np.float32]:
+    """Wide features, (n, wide_width)."""
+    rows = [wide_features(contract, record) for record in records]
+    return np.asarray(rows, np.float32).reshape(len(records), wide_width(contract))

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable
 
-from credit_common.events import Event, Histogram
+from credit_common.events import Event, FieldHistograms, Histogram
 
 ERROR = 0.01
 
@@ -35,4 +35,6 @@ def prv_epsilon(events: Iterable[Event], delta: float) -> float | None:
 def _step(event: Event) -> tuple[float, float, int]:
     if isinstance(event, Histogram):
         return event.noise_multiplier, 1.0, event.releases
+    if isinstance(event, FieldHistograms):
+        return event.noise_multiplier / math.sqrt(event.fields), 1.0, event.releases
     return event.noise_multiplier, event.sampling_rate, event.steps

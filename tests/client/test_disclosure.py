@@ -89,7 +89,7 @@ def test_statistics_are_told_with_their_fields_size_and_sensitivity(federated):
     payload = pack({name: np.zeros(n) for name, n in statistics_shapes(federated).items()})
     assert told.times == 1
     assert told.bytes == sum(a.nbytes for a in unpack_statistics(payload).values()) == 241 * 8
-    assert "age, income" in told.contains[1]
+    assert "age, income" in told.contains[2]
     assert "sqrt(2)" in told.protection
     assert "sigma = 8 users" in told.protection
     assert of(federated.without_privacy())["statistics answer"].protection.startswith("NONE")

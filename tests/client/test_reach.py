@@ -19,6 +19,7 @@ from credit_common.contract import parse_contract
 from credit_server.authority import create_authority, issue_holder, issue_server
 from credit_server.enrol import Registry, enrol
 from credit_server.grid import GrpcGrid
+from credit_server.heads import Heads
 from credit_server.service import Service
 
 HOST = "127.0.0.1"
@@ -52,6 +53,7 @@ class Federation:
             self.contract,
             registry,
             GrpcGrid(self.contract, {}, dict),
+            Heads(self.home),
             authority=self.authority,
             server_name=self.bundle.server_name,
             listen=f"{HOST}:0",

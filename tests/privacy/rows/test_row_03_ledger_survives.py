@@ -185,9 +185,9 @@ def test_row_03_a_reply_is_built_after_its_charge(gate_of, monkeypatch):
 
 def test_row_03_catches_a_reply_that_is_built_first(contract, monkeypatch):
     class Hasty(Gate):
-        def _answer(self, message, account, compute, build):
+        def _answer(self, message, account, event, compute, build):
             build(compute())  # a crash here has sent what nobody charged
-            return super()._answer(message, account, compute, build)
+            return super()._answer(message, account, event, compute, build)
 
     wire.set_identity(7, wire.SERVER_NODE)
     with Ledger.in_memory() as ledger:

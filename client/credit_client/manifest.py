@@ -95,25 +95,35 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A message that left, and the ledger's entry for it; None where it needs none."""
+    """A message that left, and the ledger's entry for it.
+
+    Attributes:
+        entry: None where it needs none, or where it was lost.
+        lost: Whether the entry is among those that a person signed for as lost.
+    """
 
     sent: Sent
     entry: Entry | None
+    lost: bool = False
 
 
 def listed(lines: list[Sent], entries: list[Entry]) -> Iterator[Listed]:
     """The manifest with what the ledger has for each message.
 
     Raises:
-        PrivacyError: If something computed from data left without its charge: the ledger is not
-            the one of these messages.
+        PrivacyError: If something computed from data left without its charge, after the last
+            override if there is one: the ledger is not the one of these messages.
     """
     charged = {entry.message_id: entry for entry in entries if entry.message_id is not None}
+    signed = max((entry.time for entry in entries if entry.account == "override"), default="")
     for sent in lines:
         entry = charged.get(sent.message_id or "") if sent.message in CHARGED else None
-        if sent.message in CHARGED and (entry is None or entry.reply_digest != sent.payload_sha256):
+        bare = sent.message in CHARGED and (
+            entry is None or entry.reply_digest != sent.payload_sha256
+        )
+        if bare and sent.time > signed:  # both in UTC, ISO 8601
             raise PrivacyError(
                 f"the manifest lists an answer to {sent.message_id!r} of {sent.time} that the "
                 f"ledger has no charge for"
             )
-        yield Listed(sent=sent, entry=entry)
+        yield Listed(sent=sent, entry=None if bare else entry, lost=bare)

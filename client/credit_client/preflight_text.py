@@ -4,15 +4,13 @@ import dataclasses
 import json
 import math
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from credit_client.disclosure import COUNTED, Spend, never_sent
 from credit_client.preflight import Preflight
+from credit_client.terminal import heading, paragraph, table, up, wrapped
 
-WIDTH = 100
 UNSEEN = ("identifier", "protected", "dropped")  # kinds that the model never gets
 
 
@@ -43,19 +41,19 @@ def show(preflight: Preflight, file: TextIO | None = None) -> None:
 def _result(preflight: Preflight) -> Iterator[str]:
     contract = preflight.contract
     yield f"CHECK BEFORE JOINING THE FEDERATION {contract.federation.name}"
-    yield from _text(
+    yield from paragraph(
         "Nothing of your shard was sent. This page was made on this machine from the contract, the "
         "shard and your ledger. It has counts of your users: keep it in the house."
     )
-    yield from _heading("RESULT")
-    yield from _text(f"This client would {'NOT ' if preflight.refusals else ''}take part.")
+    yield from heading("RESULT")
+    yield from paragraph(f"This client would {'NOT ' if preflight.refusals else ''}take part.")
     for reason in preflight.refusals:
-        yield from _text(reason, mark="- ")
+        yield from paragraph(reason, mark="- ")
     if preflight.remarks:
-        yield from _text("Worth a look, but no hindrance:")
+        yield from paragraph("Worth a look, but no hindrance:")
     for remark in preflight.remarks:
-        yield from _text(remark, mark="- ")
-    yield from _heading("WHAT THE CONTRACT SAYS")
+        yield from paragraph(remark, mark="- ")
+    yield from heading("WHAT THE CONTRACT SAYS")
     yield from _pair("purpose", contract.federation.description)
     yield from _pair("predicts", f"{contract.task.label} ({contract.task.kind})")
     yield from _pair("SHA-256", f"{contract.digest} (as reviewed?)")
@@ -68,7 +66,7 @@ def _result(preflight: Preflight) -> Iterator[str]:
 
 def _shard(preflight: Preflight) -> Iterator[str]:
     counts = preflight.local_only
-    yield from _heading("YOUR SHARD", "for your eyes only: these counts are never sent")
+    yield from heading("YOUR SHARD", "for your eyes only: these counts are never sent")
     yield from _pair("file", counts.file)
     yield from _pair("rows", f"{counts.rows:,}")
     yield from _pair(
@@ -81,12 +79,12 @@ def _shard(preflight: Preflight) -> Iterator[str]:
     yield from _pair("rejected", f"{rejected:,} rows that cannot be used")
     if rejected:
         rows = [(f"{n:,}", field or "(the row)", why) for field, why, n in counts.rejects]
-        yield from _table((">rows", "<field", "<reason"), (9, 40, 43), rows)
+        yield from table((">rows", "<field", "<reason"), (9, 40, 43), rows)
 
 
 def _fields(preflight: Preflight) -> Iterator[str]:
     contract, counts = preflight.contract, preflight.local_only
-    yield from _heading("WHAT IS READ", "the shares are for your eyes only")
+    yield from heading("WHAT IS READ", "the shares are for your eyes only")
     user, label = contract.record.user, contract.task.label
     rows = [
         (user, "user id", _column(user, preflight.user_column), "", "", "identity"),
@@ -100,32 +98,34 @@ def _fields(preflight: Preflight) -> Iterator[str]:
         column += ", translated" if source.translated else ""
         rows.append((name, source.kind, column, f"{counts.missing[name]}%", other, uses))
     heads = ("<in the contract", "<kind", "<your column", ">missing", ">other", "<used for")
-    yield from _table(heads, (31, 9, 22, 7, 5, 14), rows)
-    yield from _text(
+    yield from table(heads, (31, 9, 22, 7, 5, 14), rows)
+    yield from paragraph(
         "missing: users without a value. other: users with a code that the contract does not know. "
         "identity: to tell users apart and, by a keyed hash, to draw who is held out. text: put "
         "into words for BERT, which runs on this machine. numbers: read as a number or code. time: "
         "orders a user's rows and events. groups: kept here, never given to the model."
     )
     if preflight.named("text"):
-        yield from _text(
+        yield from paragraph(
             "In free text, e-mail addresses and phone, card, account and identity numbers are "
             "masked before the model reads it. Names and addresses are not."
         )
 
 
 def _unread(preflight: Preflight) -> Iterator[str]:
-    yield from _heading("WHAT THE MODEL NEVER GETS")
+    yield from heading("WHAT THE MODEL NEVER GETS")
     counts = preflight.local_only
     for kind in UNSEEN:
         yield from _pair(kind, ", ".join(preflight.named(kind)))
     nameless = [f"{counts.nameless} whose name cannot be shown"] if counts.nameless else []
     yield from _pair("undeclared", ", ".join((*counts.ignored, *nameless)))
-    yield from _text("Of these, the user id and the protected fields are read, the others are not.")
+    yield from paragraph(
+        "Of these, the user id and the protected fields are read, the others are not."
+    )
 
 
 def _sent(preflight: Preflight) -> Iterator[str]:
-    yield from _heading("ALL THAT LEAVES THIS MACHINE", "to the coordinator, over mutual TLS")
+    yield from heading("ALL THAT LEAVES THIS MACHINE", "to the coordinator, over mutual TLS")
     rows = []
     for sending in preflight.sends:
         times, size = "", ""
@@ -134,33 +134,33 @@ def _sent(preflight: Preflight) -> Iterator[str]:
             size = "?" if sending.bytes is None else f"{sending.bytes:,}"
         rows.append((sending.what, sending.when, times, size, "\n".join(sending.contains)))
     heads = ("<message", "<when", ">times", ">bytes", "<all that is in it")
-    yield from _table(heads, (17, 15, 6, 9, 43), rows)
-    yield from _text(
+    yield from table(heads, (17, 15, 6, 9, 43), rows)
+    yield from paragraph(
         "times: by the contract's schedule. bytes: of the numbers in one message (?: the model "
         "tells, which was not loaded); their names and shapes come on top."
     )
     for sending in preflight.sends:
         if sending.times is not None:
-            yield from _text(f"Protection of each {sending.what}: {sending.protection}.")
-    yield from _heading("WHAT NEVER LEAVES")
+            yield from paragraph(f"Protection of each {sending.what}: {sending.protection}.")
+    yield from heading("WHAT NEVER LEAVES")
     for what in never_sent(preflight.plan):
-        yield from _text(what, mark="- ")
+        yield from paragraph(what, mark="- ")
 
 
 def _told(preflight: Preflight) -> Iterator[str]:
     contract, plan = preflight.contract, preflight.plan
-    yield from _heading("WHAT THE COORDINATOR CAN STILL TELL")
+    yield from heading("WHAT THE COORDINATOR CAN STILL TELL")
     error = plan.evaluation_noise_multiplier * math.sqrt(2 * contract.evaluation.bins)
     _, told = COUNTED[contract.task.kind]
     close = f"give or take {error:.0f} (one standard deviation)" if plan.private else "exactly"
     if contract.federated_fields:
         spread = f"give or take {plan.statistics_noise_multiplier:g} users a cell"
-        yield from _text(
+        yield from paragraph(
             f"From the statistics answer it can tell, {spread if plan.private else 'exactly'}, how "
             "the values of your training users are spread over the cells of the contract's grids, "
             "and so about how many have a value at all."
         )
-    yield from _text(
+    yield from paragraph(
         "What is true of your users as a whole is not hidden. From each evaluation the coordinator "
         f"can tell, {close}, how many users are held out, so about how many you have in all; and "
         f"{told}. It also sees this machine's network address, when it is connected, and how long "
@@ -170,12 +170,12 @@ def _told(preflight: Preflight) -> Iterator[str]:
 
 def _spent(preflight: Preflight) -> Iterator[str]:
     plan, ledger = preflight.plan, preflight.ledger
-    yield from _heading("WHAT CAN BE TOLD ABOUT ONE USER")
+    yield from heading("WHAT CAN BE TOLD ABOUT ONE USER")
     if plan.epsilon is None:
-        yield from _text("Anything: there is NO budget, so epsilon is infinite.")
+        yield from paragraph("Anything: there is NO budget, so epsilon is infinite.")
         return
     factor = math.exp(plan.epsilon)
-    yield from _text(
+    yield from paragraph(
         "Epsilon bounds it: 0 tells nothing, and less is better. Someone who has all messages, and "
         "knows all other users, guesses whether a certain user is in the shard. The messages move "
         "the odds of that guess by a factor of at most e^epsilon (at the budget, "
@@ -192,14 +192,14 @@ def _spent(preflight: Preflight) -> Iterator[str]:
             rows.append((rest, *_three(ledger.rest_to_come)))
     rows.append(("budget: past it the ledger refuses", "", "", up(plan.epsilon)))
     heads = ("<epsilon", ">training user", ">hold-out user", ">any user")
-    yield from _table(heads, (52, 13, 13, 9), rows)
-    yield from _text(
+    yield from table(heads, (52, 13, 13, 9), rows)
+    yield from paragraph(
         "For adding or removing one user of this holder, by privacy loss distributions "
         f"(dp-accounting), rounded up, at delta = {plan.delta:g}. If one user's record is changed "
         f"instead, the whole schedule has {up(preflight.replace_one)}; the budget is not about "
         "that. For a user of several holders, theirs add up."
     )
-    yield from _text(
+    yield from paragraph(
         "A coordinator that asks more often than the schedule is answered until the budget is "
         "spent, and then refused. Epsilon bounds what is in the messages, not the time of their "
         "coming. It does not by itself make them anonymous in the sense of the law."
@@ -214,44 +214,5 @@ def _three(spend: Spend) -> tuple[str, str, str]:
     return up(spend.train), up(spend.holdout), up(spend.any)
 
 
-def up(epsilon: float) -> str:
-    """Two decimals, never less than it is."""
-    return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
-
-
-def _heading(title: str, note: str = "") -> Iterator[str]:
-    yield ""
-    yield f"{title} ({note})" if note else title
-
-
-def _text(words: str, mark: str = "") -> list[str]:
-    return _wrapped(words, "  " + mark, " " * (2 + len(mark)))
-
-
 def _pair(name: str, words: str) -> list[str]:
-    return _wrapped(words or "none", f"  {name:<13}", " " * 15)
-
-
-def _wrapped(words: str, first: str = "", rest: str = "", width: int = WIDTH) -> list[str]:
-    return textwrap.wrap(
-        words, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
-    )
-
-
-def _table(
-    heads: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]
-) -> Iterator[str]:
-    """Aligned columns; a head begins with < or >, its side. Long cells go on below themselves."""
-    titles = [head[1:] for head in heads]
-    columns = zip(titles, *rows, strict=True)
-    found = [max(len(part) for cell in column for part in cell.split("\n")) for column in columns]
-    sizes = [min(pair) for pair in zip(found, widths, strict=True)]
-    sizes[0] = min(found[0], WIDTH - 2 * len(sizes) - sum(sizes[1:]))
-    for row in (titles, *rows):
-        cells = [
-            [line for part in cell.split("\n") for line in _wrapped(part, width=size)]
-            for cell, size in zip(row, sizes, strict=True)
-        ]
-        for parts in zip_longest(*cells, fillvalue=""):
-            line = zip(parts, heads, sizes, strict=True)
-            yield "  " + "  ".join(f"{part:{head[0]}{size}}" for part, head, size in line)
+    return wrapped(words or "none", f"  {name:<13}", " " * 15)

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from credit_client.terminal import up
 from credit_common.command import FORMATS, add_home, home_of
 from credit_common.errors import CreditError
 
@@ -72,13 +73,15 @@ def _ledger(options: argparse.Namespace) -> int:
         facts: dict[str, Any] = {
             "holder": identity.subject.name,
             "delta": delta,
-            "epsilon": balance.epsilon(delta),
+            "epsilon": None if balance.overrides else balance.epsilon(delta),
+            "epsilon_of_entries": balance.epsilon(delta),
             "epsilon_train": ledger.epsilon("train", delta),
             "epsilon_holdout": ledger.epsilon("holdout", delta),
             "budget": identity.bundle.contract.privacy.epsilon,
             "accounts_add": balance.accounts_add,
             "counter": balance.counter,
             "lost": balance.lost,
+            "overrides": len(balance.overrides),
             "head": head,
         }
     if options.format == "json":
@@ -90,12 +93,16 @@ def _ledger(options: argparse.Namespace) -> int:
         said = ", ".join(f"{k} {v}" for k, v in what.items() if k not in _UNSHOWN)
         return f"{entry.sequence:>6}  {entry.time[:19]}  {entry.account:8}  {said}"
 
-    print("\n".join(line(entry) for entry in entries) or "no entry yet")
+    for entry in entries:  # a reason is a person's words: nothing in them may steer a terminal
+        print("".join(c if c.isprintable() else "?" for c in line(entry)))
     print(f"\n{len(entries)} entries, head {head[:16]}; {balance.lost} lost")
+    if balance.overrides:
+        print("EPSILON IS UNKNOWN: entries were lost, and a person signed for that. Those left:")
     print(
-        f"epsilon of any user {_up(facts['epsilon'])} of {facts['budget']} at delta {delta:g}: "
-        f"training users {_up(facts['epsilon_train'])}, hold-out users "
-        f"{_up(facts['epsilon_holdout'])}{', which add up' if balance.accounts_add else ''}"
+        f"epsilon of any user {up(facts['epsilon_of_entries'])}, of a budget of "
+        f"{facts['budget']}, at delta {delta:g}: "
+        f"training users {up(facts['epsilon_train'])}, hold-out users "
+        f"{up(facts['epsilon_holdout'])}{', which add up' if balance.accounts_add else ''}"
     )
     return 0
 
@@ -128,6 +135,10 @@ def _override(options: argparse.Namespace) -> int:
     from credit_client.identity import open_identity
     from credit_client.safekeeping import override
 
+    try:
+        options.reason.encode()
+    except UnicodeEncodeError:
+        raise CreditError("--reason is not UTF-8 text") from None
     identity = open_identity(home_of(options), ledger_lost=True)
     entry = override(identity, options.reason, options.counter)
     print(
@@ -140,23 +151,28 @@ def _override(options: argparse.Namespace) -> int:
 def _manifest(options: argparse.Namespace) -> int:
     from credit_client.identity import open_identity
     from credit_client.ledger import Ledger
-    from credit_client.manifest import listed
+    from credit_client.manifest import CHARGED, Listed, listed
 
     identity = open_identity(home_of(options))
     if identity.bundle.contract.privacy.private:
         with Ledger.open(identity.ledger_path, identity.witness) as ledger:
             items = list(listed(identity.manifest.lines(), ledger.entries()))
-        shown = [(item.sent, item.entry and json.loads(item.entry.event)) for item in items]
-    else:
-        shown = [(sent, None) for sent in identity.manifest.lines()]
+    else:  # nothing is charged where there is no budget
+        items = [Listed(sent=sent, entry=None) for sent in identity.manifest.lines()]
+    shown = [(i.sent, i.entry and json.loads(i.entry.event), i.lost) for i in items]
     if options.format == "json":
-        print(json.dumps([{**vars(sent), "spent": spent} for sent, spent in shown]))
+        lines = [{**vars(sent), "spent": spent, "lost": lost} for sent, spent, lost in shown]
+        print(json.dumps(lines))
         return 0
-    for sent, spent in shown:
-        said = "nothing" if not spent else ", ".join(f"{k} {v}" for k, v in spent.items())
+    for sent, spent, lost in shown:
+        said = "NOT KNOWN: its entry was lost" if lost else "nothing"
+        if spent:
+            said = ", ".join(f"{k} {v}" for k, v in spent.items())
+        elif sent.message in CHARGED and not lost:
+            said = "NO PRIVACY"
         round_ = "" if sent.round is None else f"round {sent.round}"
         print(f"{sent.time[:19]}  {sent.message:10} {round_:10} {sent.bytes:>10,} B  {said}")
-    total = sum(sent.bytes for sent, _ in shown)
+    total = sum(sent.bytes for sent, _, _ in shown)
     print(f"{len(shown)} messages, {total:,} bytes, to the coordinator alone")
     return 0
 
@@ -165,7 +181,8 @@ def _report(options: argparse.Namespace) -> int:
     from credit_client.identity import open_identity
     from credit_client.ledger import Ledger
     from credit_client.report import privacy_report
-    from credit_client.report_page import as_html, as_text
+    from credit_client.report_page import as_html
+    from credit_client.report_text import as_text
     from credit_common.bundle import read_object
 
     identity = open_identity(home_of(options))
@@ -173,17 +190,26 @@ def _report(options: argparse.Namespace) -> int:
     with Ledger.open(identity.ledger_path, identity.witness) as ledger:
         report = privacy_report(identity, ledger, audit)
     if options.format == "json":
-        content = json.dumps(report, ensure_ascii=False) + "\n"
+        content = json.dumps(report) + "\n"
     else:
         content = as_html(report) if options.format == "html" else as_text(report)
     if options.out is None:
         sys.stdout.write(content)
         return 0
+    _check_not_own(options.out, identity.home)
     try:
         options.out.write_text(content, encoding="utf-8")
     except OSError as error:
         raise CreditError(f"cannot write {options.out}: {error.strerror}") from None
     return 0
+
+
+def _check_not_own(out: Path, home: Path) -> None:
+    """A report must not be written over the ledger, the key or another file of the identity."""
+    inside = out.is_file() and out.resolve().parent == home.resolve()
+    report = out.suffix in (".json", ".html", ".txt") and out.name != "bundle.json"
+    if inside and not report:
+        raise CreditError(f"{out} is a file of this holder's identity: write elsewhere")
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -192,6 +218,9 @@ def _verify(options: argparse.Namespace) -> int:
     verdict = verify_report(options.file)
     if options.format == "json":
         plain = {
+            "holder": verdict.holder,
+            "signer": verdict.signer,
+            "delta": verdict.delta,
             "verified": not verdict.problems,
             "claimed": verdict.claimed,
             "found": verdict.found,
@@ -201,16 +230,17 @@ def _verify(options: argparse.Namespace) -> int:
         }
         print(json.dumps(plain, default=str))
     else:
+        print(f"report of {verdict.holder}, signed with the key {verdict.signer}")
+        print(f"{f'at delta {verdict.delta:g}':26} {'report':>10}  {'recomputed':>10}")
         for name, value in verdict.found.items():
-            print(f"{name:24} report {verdict.claimed[name]}  recomputed {value:.4f}")
-        print(f"{'epsilon by Opacus PRV':24} {verdict.prv}")
-        print(f"{'largest difference':24} {verdict.difference:.4f}")
+            print(f"{name:26} {_four(verdict.claimed[name]):>10}  {_four(value):>10}")
+        print(f"{'epsilon by Opacus PRV':26} {'':10}  {_four(verdict.prv):>10}")
+        print(f"{'largest difference':26} {'':10}  {_four(verdict.difference):>10}")
+        print("verified" if not verdict.problems else "NOT VERIFIED")
     for problem in verdict.problems:
         print(f"credit-client: {problem}", file=sys.stderr)
     return 1 if verdict.problems else 0
 
 
-def _up(epsilon: float) -> str:
-    from credit_client.preflight_text import up
-
-    return up(epsilon)
+def _four(epsilon: float | None) -> str:
+    return "not told" if epsilon is None else f"{epsilon:.4f}"

@@ -6,12 +6,12 @@ follows the questions of NIST SP 800-226: unit, adjacency, mechanism, accounting
 """
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from credit_client.balance import Balance, epsilon_of
@@ -27,6 +27,7 @@ from credit_common.certificates import load_key, public_hex, sign
 from credit_common.claim import EXCLUDED
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
+from credit_common.heads import head_from_json
 from credit_common.privacy import MechanismPlan, mechanism_plan
 
 FORMAT = 1
@@ -36,6 +37,21 @@ ADVERSARY = (
     "whoever sees every message that this holder ever sent, as a coordinator does, knows all "
     "contracts and all other users' data, and may deviate from the protocol; no server can weaken "
     "what this holder's own package enforces"
+)
+BELIEFS = (0.01, 0.5)
+"""How likely somebody may hold it beforehand that a person is a user: for what ε means."""
+ROLL_BACK = (
+    "roll-back: a ledger that lost entries is found out by its witness on the holder's machine and "
+    "by the heads that the coordinator keeps; where the witness is lost too and the coordinator "
+    "hides its head, an older ledger passes for whole"
+)
+ALIKE = "what is true of users as a whole: it is what the model learns, and is not hidden"
+_ARM: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (str, ("name", "kind")),
+    ((int, float, type(None)), ("claimed_epsilon", "lower_bound")),  # None is infinite
+    ((int, float), ("confidence",)),
+    (int, ("canaries",)),
+    (bool, ("caught",)),
 )
 LOST = "entries were lost, and what they spent is not known: epsilon is unknown"
 
@@ -54,28 +70,38 @@ def privacy_report(
         Plain JSON. `epsilon` is None where entries were lost.
 
     Raises:
-        PrivacyError: If a message or a release of this holder is missing in the ledger, or a word
-            about lost entries is not signed.
+        PrivacyError: If the contract has no budget, if a message or a release of this holder is
+            missing in the ledger, if a word about lost entries is not signed, or if `audit` is not
+            what it should be.
     """
     contract = identity.bundle.contract
+    if not contract.privacy.private:
+        raise PrivacyError("this federation has no privacy: there is no epsilon to report")
+    _check_audit(audit)
     entries, balance = ledger.entries(), ledger.balance
     delta = contract.privacy.delta
     messages = list(listed(identity.manifest.lines(), entries))
     for entry in balance.overrides:
         if not is_signed_override(entry.event, entry.previous):
             raise PrivacyError(f"entry {entry.sequence} is an override that nobody signed")
-    _check_releases(identity.home, entries)
     whole = not balance.overrides
+    if whole:  # else what lost entries were for cannot be told
+        _check_releases(identity, balance)
+    plan = mechanism_plan(contract, identity.subject.size_class)
     spent, replaced = balance.epsilon(delta), balance.epsilon_replace_one(delta)
     report: dict[str, Any] = {
         "format": FORMAT,
         "federation": identity.bundle.federation,
         "holder": identity.subject.name,
+        "purpose": contract.federation.description,
+        "predicts": f"{contract.task.label} ({contract.task.kind})",
         "size_class": identity.subject.size_class,
+        "size_class_users": contract.privacy.class_users(identity.subject.size_class),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "unit": "one user of this holder, who is one training example or one hold-out example",
         "row_rule": _row_rule(contract),
-        "adjacency": "add or remove one such user; epsilon_replace_one: change one user's record",
+        "adjacency": "epsilon: add or remove one such user; epsilon_replace_one: change the record "
+        "of one, or put another user in the place of one",
         "epsilon": spent if whole else None,
         "epsilon_replace_one": replaced if whole else None,
         "epsilon_of_entries": {"add_remove": spent, "replace_one": replaced},
@@ -85,7 +111,9 @@ def privacy_report(
         },
         "accounts_add": balance.accounts_add,
         "delta": delta,
+        "meaning": _meaning(spent) if whole else None,
         "budget": contract.privacy.epsilon,
+        "budget_left": max((contract.privacy.epsilon or 0) - spent, 0) if whole else None,
         "lost_entries": balance.lost,
         "overrides": [
             {"sequence": e.sequence, "time": e.time, **_words(e)} for e in balance.overrides
@@ -93,7 +121,7 @@ def privacy_report(
         "remark": None if whole else LOST,
         "contract_digest": contract.digest,
         "contracts": _by_contract(entries),
-        "mechanism": _mechanism(mechanism_plan(contract, identity.subject.size_class)),
+        "mechanism": _mechanism(plan),
         "accountant": {
             "name": "privacy loss distributions (Doroshenko et al. 2022), an upper bound",
             "package": "dp-accounting",
@@ -109,16 +137,21 @@ def privacy_report(
         "releases": [{**asdict(entry), "hash": entry.hash} for entry in entries],
         "adversary": ADVERSARY,
         "messages": _messages(messages),
+        "messages_of_lost_entries": sum(item.lost for item in messages),
         "sends": [
             {"message": s.what, "when": s.when, "contains": list(s.contains)}
-            for s in sendings(contract, mechanism_plan(contract, identity.subject.size_class), None)
+            for s in sendings(contract, plan, None)
         ],
         "never_sent": list(NEVER_SENT),
         "tuning": contract.privacy.tuning or "not stated in the contract",
         "audit": audit,
-        "excluded": [what for what in EXCLUDED if not what.startswith("other runs")],
-        "structure": "after NIST SP 800-226; differential privacy alone does not make data "
-        "anonymous (EDPB opinion 28/2024)",
+        "excluded": [
+            *(what for what in EXCLUDED if not what.startswith("other runs")),
+            ROLL_BACK,
+            ALIKE,
+        ],
+        "structure": "The structure of this report is after NIST SP 800-226. Differential privacy "
+        "alone does not make data anonymous (EDPB opinion 28/2024).",
     }
     plain: dict[str, Any] = json.loads(json.dumps(report), parse_constant=lambda _: None)
     key = load_key(identity.key_pem, str(identity.key_path))
@@ -137,6 +170,15 @@ def _row_rule(contract: Contract) -> str:
     return f"rows belong to a user by the column {rule.user!r}; {rows}"
 
 
+def _meaning(epsilon: float) -> dict[str, Any] | None:
+    """What ε lets somebody learn at most, but for δ; None where ε is past all meaning."""
+    if not epsilon < 700:
+        return None
+    factor = math.exp(epsilon)
+    after = {str(p): p * factor / (1 - p + p * factor) for p in BELIEFS}
+    return {"odds_factor": factor, "belief_after": after}
+
+
 def _mechanism(plan: MechanismPlan) -> dict[str, Any]:
     return {
         "training": "sampled Gaussian mechanism on sums of clipped per-user gradients",
@@ -146,6 +188,7 @@ def _mechanism(plan: MechanismPlan) -> dict[str, Any]:
         "clip_norm": plan.clip_norm,
         "steps_per_round": plan.steps,
         "rounds": plan.rounds,
+        "steps": plan.steps * plan.rounds,
         "denominator": plan.expected_batch_size,
         "evaluation": "Gaussian mechanism on counts, one user in one cell",
         "evaluation_noise_multiplier": plan.evaluation_noise_multiplier,
@@ -185,12 +228,32 @@ def _words(entry: Entry) -> dict[str, Any]:
     return {name: plain[name] for name in ("reason", "counter", "holder")}
 
 
-def _check_releases(home: Path, entries: Sequence[Entry]) -> None:
-    """Every model in the holder's folder came of a run that the ledger knows."""
-    charged = {entry.contract_digest for entry in entries if entry.account == "train"}
-    for path in sorted(home.glob("releases/*/release.json")):
+def _check_audit(audit: Mapping[str, Any] | None) -> None:
+    arms = [] if audit is None else audit.get("arms")
+    for arm in arms if isinstance(arms, list) else [None]:
+        for kind, names in _ARM:
+            for name in names:
+                if not (isinstance(arm, dict) and name in arm and isinstance(arm[name], kind)):
+                    raise PrivacyError(f"the audit has no arms, or one without a proper {name}")
+
+
+def _check_releases(identity: Identity, balance: Balance) -> None:
+    """Every model in the holder's folder came of a run that the ledger knows.
+
+    A release has the head that this holder signed when it had sent all; one that sent nothing in
+    that run, since it came late or its budget was spent, has none there.
+    """
+    key = load_key(identity.key_pem, str(identity.key_path))
+    own = public_hex(key.public_key())
+    for path in sorted(identity.home.glob("releases/*/release.json")):
         manifest = read_object(path)
         facts = manifest.get("facts")
-        private = isinstance(facts, dict) and facts.get("epsilon") is not None
-        if private and manifest.get("contract_digest") not in charged:
-            raise PrivacyError(f"{path} came of a run that the ledger has no charge of")
+        if not isinstance(facts, dict) or facts.get("epsilon") is None:
+            raise PrivacyError(f"{path} came of a run without privacy: epsilon is infinite")
+        for plain in facts.get("heads") or []:
+            head = head_from_json(plain)
+            if head.public_key == own and head.counter > balance.counter:
+                raise PrivacyError(
+                    f"{path} came of a run that the ledger does not have: this holder signed "
+                    f"{head.counter} entries then, and it has {balance.counter}"
+                )

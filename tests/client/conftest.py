@@ -4,8 +4,17 @@ import hashlib
 import pytest
 import torch
 
-from credit_common.contract import Contract
+from credit_client.gate import Exit
+from credit_client.identity import Identity, open_identity, request
+from credit_client.ledger import Ledger
+from credit_common import federation_pb2 as pb
+from credit_common.bundle import Bundle
+from credit_common.contract import Contract, parse_contract
+from credit_common.privacy import mechanism_plan
+from credit_common.protocol import hello
 from credit_common.sections import Model
+from credit_server.authority import create_authority
+from credit_server.enrol import enrol
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,3 +69,60 @@ def minilm_model(contract, model_for):
     """One layer of the pinned MiniLM."""
     assert contract.model == dataclasses.replace(Model(), rank=4)
     return model_for(contract)
+
+
+@pytest.fixture(scope="session")
+def enrolled(tmp_path_factory, contract_text):
+    """Makes the identity of a holder that is enrolled and has spent nothing yet."""
+
+    def make(name="shop", text=contract_text) -> Identity:
+        folder = tmp_path_factory.mktemp("federation")
+        contract = parse_contract(text)
+        (folder / "coordinator").mkdir()
+        authority = create_authority(folder / "coordinator", contract.federation.name)
+        bundle = Bundle(
+            federation=contract.federation.name,
+            address="credit.example:8443",
+            ca_pem=authority.ca_pem.decode(),
+            contract_text=text,
+        )
+        csr = request(folder / "home", bundle, name, contract.privacy.size_classes[0][0])
+        _, pem = enrol(folder / "coordinator", authority, contract, csr.read_bytes(), where="test")
+        csr.with_suffix(".pem").write_bytes(pem)
+        return open_identity(folder / "home")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def answer():
+    """Charges a holder's ledger for answers and lists them in its manifest, as a round does."""
+
+    def make(identity, *kinds, budget=50.0):
+        contract = identity.bundle.contract
+        plan = mechanism_plan(contract, identity.subject.size_class)
+        events = {
+            "adapter": ("train", plan.round_event()),
+            "histogram": ("holdout", plan.evaluation_event()),
+        }
+        with Ledger.open(identity.ledger_path, identity.witness) as ledger:
+            ledger.bind_split(contract.split.salt, contract.split.holdout)
+            door = Exit(identity.manifest, ledger)
+            door.greeting(hello(contract.digest))
+            for round_, kind in enumerate(kinds, start=1):
+                account, event = events[kind]
+                name = f"m{len(ledger.entries())}"
+                payload = f"{kind} of {name}".encode()
+                ledger.charge(
+                    account,
+                    event,
+                    contract_digest=contract.digest,
+                    message_id=name,
+                    request_digest="ab" * 32,
+                    reply=payload,
+                    budget_epsilon=budget,
+                    delta=plan.delta,
+                )
+                door.answer(pb.Reply(message_id=name, **{kind: payload}), round_)
+
+    return make

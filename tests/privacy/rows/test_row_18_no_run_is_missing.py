@@ -11,11 +11,13 @@ import pytest
 
 from credit_client import identity as own
 from credit_client.gate import Exit
+from credit_client.heads import OwnHeads
 from credit_client.ledger import Ledger
 from credit_client.report import privacy_report
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import Bundle
 from credit_common.errors import PrivacyError
+from credit_common.heads import head_to_json
 from credit_common.privacy import mechanism_plan
 from credit_server.authority import create_authority
 from credit_server.enrol import enrol
@@ -79,16 +81,32 @@ def test_row_18_catches_a_report_of_the_ledger_alone(holder):
         check_a_trial_run_is_not_forgotten(from_the_ledger_alone, holder)
 
 
-def test_row_18_a_model_without_a_charged_run_fails_too(holder):
-    release = holder.home / "releases" / "001"
+def check_a_model_of_a_forgotten_run_is_seen(report, identity):
+    """Ledger and manifest of the run were put away, the model that came of it was kept."""
+    contract = identity.bundle.contract
+    with Ledger.in_memory() as trials:
+        for number in range(3):
+            run(identity, trials, f"trial-{number}")
+        head = OwnHeads(identity, trials).head(spend=True)
+    release = identity.home / "releases" / "001"
     release.mkdir(parents=True)
-    facts = {"contract_digest": "0" * 64, "facts": {"epsilon": 1.0}}
-    (release / "release.json").write_text(json.dumps(facts))
-    with (
-        Ledger.open(holder.ledger_path) as ledger,
-        pytest.raises(PrivacyError, match="came of a run"),
-    ):
-        privacy_report(holder, ledger)
+    facts = {"epsilon": 1.0, "heads": [head_to_json(head)]}
+    content = {"contract_digest": contract.digest, "facts": facts}
+    (release / "release.json").write_text(json.dumps(content))
+    identity.manifest.path.unlink()
+    with Ledger.open(identity.ledger_path) as ledger:
+        run(identity, ledger, "clean")
+        with pytest.raises(PrivacyError, match="signed 3 entries then, and it has 1"):
+            report(identity, ledger)
+
+
+def test_row_18_a_model_of_a_run_that_the_ledger_does_not_have_fails_too(holder):
+    check_a_model_of_a_forgotten_run_is_seen(privacy_report, holder)
+
+
+def test_row_18_catches_a_report_that_looks_at_no_model(holder):
+    with pytest.raises(pytest.fail.Exception):
+        check_a_model_of_a_forgotten_run_is_seen(from_the_ledger_alone, holder)
 
 
 def test_row_18_evaluations_are_scheduled_by_the_contract_and_charged(contract):

@@ -14,17 +14,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x66\x65\x64\x65ration.proto\x12\x11\x63redit_federation\"7\n\x05Hello\x12\x15\n\rwire_versions\x18\x01 \x03(\r\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\"H\n\x07Welcome\x12\x14\n\x0cwire_version\x18\x01 \x01(\r\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x13\n\x0bserver_time\x18\x03 \x01(\x01\"n\n\x04Task\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1a.credit_federation.RequestH\x00\x12/\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1b.credit_federation.FinishedH\x00\x42\x06\n\x04what\"c\n\x07Request\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.credit_federation.Kind\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0e\n\x06\x61rrays\x18\x04 \x01(\x0c\"}\n\x05Reply\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x11\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0cH\x00\x12\x13\n\thistogram\x18\x03 \x01(\x0cH\x00\x12-\n\x07refused\x18\x04 \x01(\x0b\x32\x1a.credit_federation.RefusedH\x00\x42\t\n\x07outcome\"\t\n\x07Refused\"\x1a\n\x07Receipt\x12\x0f\n\x07\x63ounted\x18\x01 \x01(\x08\"\xb8\x01\n\x08\x46inished\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12\x0f\n\x07holders\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x39\n\x07\x66igures\x18\x04 \x03(\x0b\x32(.credit_federation.Finished.FiguresEntry\x12\x0f\n\x07\x63reated\x18\x05 \x01(\t\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*0\n\x04Kind\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\t\n\x05TRAIN\x10\x01\x12\x0c\n\x08\x45VALUATE\x10\x02\x32\xc7\x01\n\nFederation\x12<\n\x04Join\x12\x18.credit_federation.Hello\x1a\x1a.credit_federation.Welcome\x12;\n\x04Work\x12\x18.credit_federation.Hello\x1a\x17.credit_federation.Task0\x01\x12>\n\x06\x41nswer\x12\x18.credit_federation.Reply\x1a\x1a.credit_federation.Receiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x66\x65\x64\x65ration.proto\x12\x11\x63redit_federation\"7\n\x05Hello\x12\x15\n\rwire_versions\x18\x01 \x03(\r\x12\x17\n\x0f\x63ontract_digest\x18\x02 \x01(\t\"H\n\x07Welcome\x12\x14\n\x0cwire_version\x18\x01 \x01(\r\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x13\n\x0bserver_time\x18\x03 \x01(\x01\"n\n\x04Task\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1a.credit_federation.RequestH\x00\x12/\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1b.credit_federation.FinishedH\x00\x42\x06\n\x04what\"c\n\x07Request\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.credit_federation.Kind\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0e\n\x06\x61rrays\x18\x04 \x01(\x0c\"}\n\x05Reply\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x11\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0cH\x00\x12\x13\n\thistogram\x18\x03 \x01(\x0cH\x00\x12-\n\x07refused\x18\x04 \x01(\x0b\x32\x1a.credit_federation.RefusedH\x00\x42\t\n\x07outcome\"\t\n\x07Refused\"\x1a\n\x07Receipt\x12\x0f\n\x07\x63ounted\x18\x01 \x01(\x08\"y\n\x08\x46inished\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12\x0f\n\x07holders\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63reated\x18\x05 \x01(\t\x12\x11\n\thistogram\x18\x06 \x01(\x0c\x12\x11\n\tevaluated\x18\x07 \x01(\rJ\x04\x08\x04\x10\x05*0\n\x04Kind\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\t\n\x05TRAIN\x10\x01\x12\x0c\n\x08\x45VALUATE\x10\x02\x32\xc7\x01\n\nFederation\x12<\n\x04Join\x12\x18.credit_federation.Hello\x1a\x1a.credit_federation.Welcome\x12;\n\x04Work\x12\x18.credit_federation.Hello\x1a\x17.credit_federation.Task0\x01\x12>\n\x06\x41nswer\x12\x18.credit_federation.Reply\x1a\x1a.credit_federation.Receiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'federation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHED_FIGURESENTRY']._loaded_options = None
-  _globals['_FINISHED_FIGURESENTRY']._serialized_options = b'8\001'
-  _globals['_KIND']._serialized_start=736
-  _globals['_KIND']._serialized_end=784
+  _globals['_KIND']._serialized_start=672
+  _globals['_KIND']._serialized_end=720
   _globals['_HELLO']._serialized_start=39
   _globals['_HELLO']._serialized_end=94
   _globals['_WELCOME']._serialized_start=96
@@ -39,10 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUSED']._serialized_end=519
   _globals['_RECEIPT']._serialized_start=521
   _globals['_RECEIPT']._serialized_end=547
-  _globals['_FINISHED']._serialized_start=550
-  _globals['_FINISHED']._serialized_end=734
-  _globals['_FINISHED_FIGURESENTRY']._serialized_start=688
-  _globals['_FINISHED_FIGURESENTRY']._serialized_end=734
-  _globals['_FEDERATION']._serialized_start=787
-  _globals['_FEDERATION']._serialized_end=986
+  _globals['_FINISHED']._serialized_start=549
+  _globals['_FINISHED']._serialized_end=670
+  _globals['_FEDERATION']._serialized_start=723
+  _globals['_FEDERATION']._serialized_end=922
 # @@protoc_insertion_point(module_scope)

@@ -187,6 +187,7 @@ def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, 
     for name, holder in holders.items():
         own = open_release(Path(holder.events[-1]["release"]))
         assert own.digest == open_release(Path(done["release"])).digest, name
+        assert own.facts.evaluated == len(holders)
         assert holder.events[-1]["epsilon"] is None
 
 

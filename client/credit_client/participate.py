@@ -17,11 +17,12 @@ from credit_client.shard import Shard, read_shard, write_rejects
 from credit_common import federation_pb2 as pb
 from credit_common.claim import Facts, schedule_epsilon
 from credit_common.errors import LinkError, PrivacyError
+from credit_common.evaluation import rows_of
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
 from credit_common.protocol import head_of, largest_arrays
 from credit_common.release import new_release_folder, write_release
 from credit_common.statistics import take_edges
-from credit_common.wire import unpack_adapter
+from credit_common.wire import unpack_adapter, unpack_histogram
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def _take_part(
     spent = ledger.epsilon_overall(contract.privacy.delta) if private else None
     schedule = schedule_epsilon(contract, finished.rounds)
     edges = unpack_adapter(finished.edges) if contract.federated_fields else {}
+    histogram = unpack_histogram(finished.histogram) if finished.histogram else None
     folder = new_release_folder(identity.home)
     write_release(
         folder,
@@ -162,7 +164,8 @@ def _take_part(
         Facts(
             rounds=finished.rounds,
             holders=finished.holders,
-            figures=dict(finished.figures),
+            histogram=rows_of(histogram),
+            evaluated=finished.evaluated,
             epsilon=schedule and schedule[0],
             holdout_epsilon=schedule and schedule[1],
             created=finished.created,

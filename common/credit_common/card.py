@@ -11,8 +11,9 @@ import textwrap
 
 import numpy as np
 
-from credit_common.claim import Facts, promise
+from credit_common.claim import Facts, promise, released_figures
 from credit_common.contract import Contract
+from credit_common.evaluation import read_calibration
 from credit_common.fields import NumberField
 from credit_common.record import Record
 from credit_common.sections import Model
@@ -106,17 +107,41 @@ def _training(contract: Contract, facts: Facts, sha256: str | None) -> str:
 
 
 def _figures(contract: Contract, facts: Facts) -> str:
-    if not facts.figures:
+    if facts.histogram is None:
         return "## Figures\n\nNone were released."
-    rows = [
-        f"| {name} | {f'{value:.4f}' if math.isfinite(value) else 'not available'} |"
-        for name, value in sorted(facts.figures.items())
-    ]
     noised = ", with noise for their privacy" if contract.privacy.private else ""
-    return (
-        f"## Figures\n\nRead off counts of the holders' hold-out users{noised}.\n\n"
-        "| figure | value |\n|---|---:|\n" + "\n".join(rows)
+    rows = [
+        f"| {name} | {_told(figure.value)} | {_told(figure.low)} to {_told(figure.high)} |"
+        for name, figure in released_figures(contract, facts).items()
+    ]
+    return "\n\n".join(
+        [
+            "## Figures",
+            f"Read off counts of the hold-out users of {facts.evaluated} holders{noised}. "
+            "The interval covers, 95 times in 100, what these users' counts say without the noise; "
+            "other users may differ by more.",
+            "| figure | value | interval |\n|---|---:|---:|\n" + "\n".join(rows),
+            *([_calibration(contract, facts)] if contract.task.kind == "binary" else []),
+        ]
     )
+
+
+def _calibration(contract: Contract, facts: Facts) -> str:
+    counts = np.array(facts.histogram, np.float64)
+    rows = [
+        f"| {row.low:.4f} to {row.high:.4f} | {round(row.users)} | {_told(row.observed)} "
+        f"| {low:.4f} to {high:.4f} |"
+        for row, (low, high) in read_calibration(contract, counts, facts.evaluated)
+    ]
+    return (
+        "Observed defaults by what the model said; each row has an interval of its own:\n\n"
+        "| probability said | users | observed | interval |\n|---|---:|---:|---:|\n"
+        + "\n".join(rows)
+    )
+
+
+def _told(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "not available"
 
 
 def _opening(contract: Contract) -> str:

@@ -1,19 +1,23 @@
 """What a release claims: the facts of its training, and whom it promises what.
 
 ε in the facts is held against the contract's own schedule, so that no release can claim more
-privacy than its rounds have left.
+privacy than its rounds have left. Figures are no facts: whoever has the released histogram reads
+them from it, so that none can be made up beside it.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from credit_common.accountant import epsilon
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError, WireError
+from credit_common.evaluation import Figure, is_rows, read_released
 from credit_common.events import Event, FieldHistograms, Histogram, SampledGaussian, finite
 from credit_common.heads import Head, head_from_json, head_to_json
 
@@ -41,7 +45,9 @@ class Facts:
     Attributes:
         rounds: Rounds that the adapter has behind it.
         holders: Fewest holders in one of them.
-        figures: From the DP histograms, as they were released; nan where one says nothing.
+        histogram: Sum of the DP histograms of the last evaluation, two rows of counts; None where
+            there was none.
+        evaluated: Number of holders summed in it.
         epsilon, holdout_epsilon: What `rounds` rounds of the public schedule spend of a training
             and of a hold-out user (see `schedule_epsilon`); None without privacy.
         created: UTC, ISO 8601.
@@ -54,7 +60,8 @@ class Facts:
 
     rounds: int
     holders: int
-    figures: Mapping[str, float] = field(default_factory=dict)
+    histogram: tuple[tuple[float, ...], ...] | None = None
+    evaluated: int = 0
     epsilon: float | None
     holdout_epsilon: float | None
     created: str
@@ -69,9 +76,12 @@ class Facts:
             _require(value is None or (finite(value) and value >= 0), name, value, "at least 0")
         both = (self.epsilon is None) == (self.holdout_epsilon is None)
         _require(both, "holdout_epsilon", self.holdout_epsilon, "given if and only if epsilon is")
-        for name, value in self.figures.items():
-            known = isinstance(name, str) and isinstance(value, int | float)
-            _require(known and not isinstance(value, bool), f"figures.{name}", value, "a number")
+        # A damaged histogram is not quoted: it may be long.
+        known = self.histogram is None or is_rows(self.histogram)
+        _require(known, "histogram", "...", "two rows of as many counts, up to 1e12, or absent")
+        summed = 0 if self.histogram is None else 1
+        ok = type(self.evaluated) is int and min(self.evaluated, 1) == summed
+        _require(ok, "evaluated", self.evaluated, "at least 1 with a histogram, 0 without")
         try:
             utc = datetime.fromisoformat(self.created).utcoffset() == UTC.utcoffset(None)
         except (ValueError, TypeError):
@@ -80,10 +90,12 @@ class Facts:
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
-    """Plain JSON form of the facts; a figure that says nothing is null."""
-    figures = {name: x if math.isfinite(x) else None for name, x in sorted(facts.figures.items())}
-    heads = [head_to_json(head) for head in facts.heads]
-    return {**vars(facts), "figures": figures, "heads": heads}
+    """Plain JSON form of the facts."""
+    return {
+        **vars(facts),
+        "histogram": facts.histogram and [list(row) for row in facts.histogram],
+        "heads": [head_to_json(head) for head in facts.heads],
+    }
 
 
 def facts_from_json(plain: object) -> Facts:
@@ -95,14 +107,27 @@ def facts_from_json(plain: object) -> Facts:
     names = set(Facts.__dataclass_fields__)
     if not isinstance(plain, Mapping) or set(plain) != names:
         raise WireError(f"facts: must be a table of {', '.join(sorted(names))}")
-    figures = plain["figures"]
-    if not isinstance(figures, Mapping):
-        raise WireError("facts.figures: must be a table")
-    told = {name: math.nan if value is None else value for name, value in figures.items()}
+    rows = plain["histogram"]
+    if isinstance(rows, list) and all(isinstance(row, list) for row in rows):
+        rows = tuple(tuple(row) for row in rows)
     if not isinstance(plain["heads"], list):
         raise WireError("facts.heads: must be a list")
     heads = tuple(head_from_json(head) for head in plain["heads"])
-    return Facts(**{**plain, "figures": told, "heads": heads})
+    return Facts(**{**plain, "histogram": rows, "heads": heads})
+
+
+def released_figures(contract: Contract, facts: Facts) -> dict[str, Figure]:
+    """The figures of a release with their intervals, from its histogram; none without one.
+
+    Raises:
+        WireError: If the histogram has not the contract's bins.
+    """
+    if facts.histogram is None:
+        return {}
+    bins = contract.evaluation.bins
+    if len(facts.histogram[0]) != bins:
+        raise WireError(f"facts.histogram must have the contract's {bins} bins")
+    return read_released(contract, np.array(facts.histogram, np.float64), facts.evaluated)
 
 
 def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | None:

@@ -9,11 +9,34 @@ sensitivity of 1 serves all of them:
     regression   predicted too low or high   bin of the absolute error, in units of the range
 """
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from credit_common import metrics
+from credit_common import intervals, metrics, stability
 from credit_common.contract import Contract
+
+GROUPS = 10
+"""Rows of a calibration table and groups of a stability index: the industry's habit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure with its interval.
+
+    Attributes:
+        value: As read from the counts; nan where they say nothing.
+        low, high: Ends of the .95 interval of what the counts without their noise say (see
+            `credit_common.intervals`).
+    """
+
+    value: float
+    low: float
+    high: float
 
 
 def relative_score(logits: ArrayLike, base_rate: float) -> NDArray[np.float64]:
@@ -51,23 +74,141 @@ def count_users(
     return metrics.score_histogram(np.minimum(np.abs(error), 1.0), (error > 0).astype(int), bins)
 
 
+def probability(relative: ArrayLike, base_rate: float) -> NDArray[np.float64]:
+    """The inverse of `relative_score`, as a probability of default."""
+    x = np.asarray(relative, np.float64)
+    chance: NDArray[np.float64] = x * base_rate / (x * base_rate + (1 - x) * (1 - base_rate))
+    return chance
+
+
+def bin_edges(contract: Contract) -> NDArray[np.float64]:
+    """Probabilities of default at the edges of a binary task's bins, (bins + 1,), from 0 to 1."""
+    bins = contract.evaluation.bins
+    return probability(np.arange(bins + 1) / bins, contract.task.base_rate)
+
+
+def bin_probabilities(contract: Contract) -> NDArray[np.float64]:
+    """Probability of default that each bin of a binary task stands for, (bins,)."""
+    bins = contract.evaluation.bins
+    return probability((np.arange(bins) + 0.5) / bins, contract.task.base_rate)
+
+
 def read_counts(contract: Contract, counts: NDArray[np.float64]) -> dict[str, float]:
-    """Figures from exact or noised counts: auc and ks, accuracy, or mae (target's own unit)."""
+    """Figures from exact or noised counts, the main one first.
+
+    auc, ks, gini, brier and default_rate; accuracy; or mae (target's own unit).
+    """
     if contract.task.kind == "binary":
-        return {"auc": metrics.auc(counts), "ks": metrics.ks(counts)}
+        return {
+            "auc": metrics.auc(counts),
+            "ks": metrics.ks(counts),
+            "gini": metrics.gini(counts),
+            "brier": metrics.brier(counts, bin_probabilities(contract)),
+            "default_rate": metrics.default_rate(counts),
+        }
     if contract.task.kind == "multiclass":
         return {"accuracy": metrics.default_rate(counts)}  # the share of row 1: right
-    bins = counts.shape[1]
-    centres = (np.arange(bins) + 0.5) / bins
-    total = counts.sum()
-    mae = float(counts.sum(0) @ centres / total) if total > 0 else float("nan")
-    return {"mae": min(max(mae, 0.0), 1.0) * _span(contract)}
+    return {"mae": metrics.mean(counts) * _span(contract)}
+
+
+def read_released(
+    contract: Contract, counts: NDArray[np.float64], holders: int
+) -> dict[str, Figure]:
+    """The figures of `read_counts` with their intervals.
+
+    Args:
+        counts: Sum of the released histograms, (2, bins).
+        holders: How many were summed; each has the contract's noise.
+    """
+    noise = released_noise(contract, holders)
+    if contract.task.kind == "binary":
+        ends = {
+            "auc": intervals.auc(counts, noise),
+            "ks": intervals.ks(counts, noise),
+            "gini": intervals.gini(counts, noise),
+            "brier": intervals.brier(counts, noise, edges=bin_edges(contract)),
+            "default_rate": intervals.default_rate(counts, noise),
+        }
+    elif contract.task.kind == "multiclass":
+        ends = {"accuracy": intervals.default_rate(counts, noise)}
+    else:
+        low, high = intervals.mean(counts, noise)
+        ends = {"mae": (low * _span(contract), high * _span(contract))}
+    return {
+        name: Figure(value=value, low=ends[name][0], high=ends[name][1])
+        for name, value in read_counts(contract, counts).items()
+    }
+
+
+def read_calibration(
+    contract: Contract, counts: NDArray[np.float64], holders: int
+) -> tuple[tuple[metrics.CalibrationBin, intervals.Interval], ...]:
+    """Observed default rates of a binary task in ten groups of bins, with their intervals.
+
+    Args:
+        counts: Sum of the released histograms, (2, bins).
+        holders: How many were summed.
+    """
+    table, at = metrics.merged(counts, GROUPS)
+    ends = intervals.calibration(counts, released_noise(contract, holders), GROUPS)
+    return tuple(zip(metrics.calibration(table, bin_edges(contract)[at]), ends, strict=True))
+
+
+def read_psi(
+    contract: Contract,
+    expected: tuple[NDArray[np.float64], int],
+    actual: tuple[NDArray[np.float64], int],
+) -> Figure:
+    """Population stability index between two evaluations, in ten groups of bins.
+
+    Args:
+        expected, actual: Sum of the released histograms (2, bins), and how many were summed.
+    """
+    (first, at), (second, _) = (metrics.merged(counts, GROUPS) for counts, _ in (expected, actual))
+    widths = np.sqrt(np.diff(at))
+    noises = [released_noise(contract, holders) * widths for _, holders in (expected, actual)]
+    low, high = stability.psi_interval(first, second, noises[0], noises[1])
+    return Figure(value=stability.psi(first, second), low=low, high=high)
+
+
+def figures_to_json(figures: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
+    """`figures` and `intervals` by name, as plain JSON to six decimals; null where nothing is said.
+
+    Rounded, so that two machines whose sums differ in the last bit tell the same.
+    """
+
+    def told(value: float) -> float | None:
+        return round(value, 6) if math.isfinite(value) else None
+
+    return {
+        "figures": {name: told(figure.value) for name, figure in figures.items()},
+        "intervals": {n: [told(figure.low), told(figure.high)] for n, figure in figures.items()},
+    }
+
+
+def rows_of(counts: NDArray[np.float64] | None) -> tuple[tuple[float, ...], ...] | None:
+    """A histogram (2, bins) as a release's facts keep it; None stays None."""
+    return None if counts is None else tuple(tuple(row) for row in counts.tolist())
+
+
+def is_rows(rows: object) -> bool:
+    """Whether something is what `rows_of` makes: two rows of as many counts, up to 1e12."""
+    if not isinstance(rows, tuple) or len(rows) != 2:
+        return False
+    if not all(isinstance(row, tuple) and len(row) == len(rows[0]) > 0 for row in rows):
+        return False
+    return all(type(x) is float and abs(x) <= 1e12 for row in rows for x in row)  # nan is not
+
+
+def released_noise(contract: Contract, holders: int) -> float:
+    """Standard deviation of a cell's noise in the sum of the holders' histograms, in users."""
+    return contract.evaluation.noise_multiplier * math.sqrt(holders)
 
 
 def exact_figures(
     contract: Contract, scores: NDArray[np.float32], labels: NDArray[np.float32]
 ) -> dict[str, float]:
-    """The same figures from scores and labels; only a simulation sees them pooled."""
+    """The first figures from scores and labels; only a simulation sees them pooled."""
     if contract.task.kind == "binary":
         return {
             "auc": metrics.auc_exact(scores[:, 0], labels),

@@ -110,26 +110,21 @@ class Receipt(_message.Message):
     def __init__(self, counted: bool = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("rounds", "holders", "adapter", "figures", "created", "edges", "heads")
-    class FiguresEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: float
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    __slots__ = ("rounds", "holders", "adapter", "created", "histogram", "evaluated", "edges", "heads")
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
-    FIGURES_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
     rounds: int
     holders: int
     adapter: bytes
-    figures: _containers.ScalarMap[str, float]
     created: str
+    histogram: bytes
+    evaluated: int
     edges: bytes
     heads: _containers.RepeatedCompositeFieldContainer[Head]
-    def __init__(self, rounds: _Optional[int] = ..., holders: _Optional[int] = ..., adapter: _Optional[bytes] = ..., figures: _Optional[_Mapping[str, float]] = ..., created: _Optional[str] = ..., edges: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...
+    def __init__(self, rounds: _Optional[int] = ..., holders: _Optional[int] = ..., adapter: _Optional[bytes] = ..., created: _Optional[str] = ..., histogram: _Optional[bytes] = ..., evaluated: _Optional[int] = ..., edges: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Counts = NDArray[np.int64] | NDArray[np.float64]
-PSI_SHIFT = 0.10  # the credit industry's rule of thumb: below it the population is stable,
-PSI_LARGE = 0.25  # from here on the model needs attention
 
 
 def score_histogram(scores: ArrayLike, labels: ArrayLike, bins: int) -> NDArray[np.int64]:
@@ -50,7 +48,7 @@ def auc(counts: Counts) -> float:
     Users in one bin count as ties. Independent zero-mean noise on the cells leaves the numerator
     unbiased, because it only multiplies cells of different rows.
     """
-    good, bad = _rows(counts)
+    good, bad = by_label(counts)
     n, p = good.sum(), bad.sum()
     if n <= 0 or p <= 0:
         return float("nan")
@@ -68,7 +66,7 @@ def ks(counts: Counts) -> float:
 
     Only bin edges are looked at, so that binning can lower it; as a maximum, noise raises it.
     """
-    good, bad = _rows(counts)
+    good, bad = by_label(counts)
     if good.sum() <= 0 or bad.sum() <= 0:
         return float("nan")
     gap = np.cumsum(bad) / bad.sum() - np.cumsum(good) / good.sum()
@@ -77,23 +75,34 @@ def ks(counts: Counts) -> float:
 
 def default_rate(counts: Counts) -> float:
     """Share of users with label 1."""
-    good, bad = _rows(counts)
+    good, bad = by_label(counts)
     total = good.sum() + bad.sum()
     return _unit(float(bad.sum() / total)) if total > 0 else float("nan")
 
 
-def brier(counts: Counts) -> float:
+def brier(counts: Counts, centres: ArrayLike | None = None) -> float:
     """Mean squared difference between score and label, every score put at its bin's centre.
 
-    The error of that is at most 1 / bins + 1 / (4 bins^2); for scores that are calibrated and
-    spread evenly within their bins the value is too high by 1 / (12 bins^2).
+    For equal bins the error of that is at most 1 / bins + 1 / (4 bins^2); for scores that are
+    calibrated and spread evenly within their bins the value is too high by 1 / (12 bins^2).
+
+    Args:
+        centres: Probability that each bin stands for, (bins,); None for equal bins of [0, 1].
     """
-    good, bad = _rows(counts)
+    good, bad = by_label(counts)
     total = good.sum() + bad.sum()
     if total <= 0:
         return float("nan")
-    centre = _centres(good.size)
-    return _unit(float((bad @ (1 - centre) ** 2 + good @ centre**2) / total))
+    at = _places(centres, (np.arange(good.size) + 0.5) / good.size)
+    return _unit(float((bad @ (1 - at) ** 2 + good @ at**2) / total))
+
+
+def mean(counts: Counts) -> float:
+    """Mean of a value in [0, 1] that is binned, whatever the row, each put at its bin's centre."""
+    users = np.sum(by_label(counts), axis=0)
+    if users.sum() <= 0:
+        return float("nan")
+    return _unit(float(users @ ((np.arange(users.size) + 0.5) / users.size) / users.sum()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,43 +122,35 @@ class CalibrationBin:
     observed: float
 
 
-def calibration(counts: Counts) -> tuple[CalibrationBin, ...]:
-    """Observed default rate by score bin."""
-    good, bad = _rows(counts)
-    bins = good.size
+def calibration(counts: Counts, edges: ArrayLike | None = None) -> tuple[CalibrationBin, ...]:
+    """Observed default rate by score bin.
+
+    Args:
+        edges: Probabilities at the bins' edges, (bins + 1,); None for equal bins of [0, 1].
+    """
+    good, bad = by_label(counts)
+    at = _places(edges, np.arange(good.size + 1) / good.size)
     return tuple(
         CalibrationBin(
-            low=i / bins,
-            high=(i + 1) / bins,
+            low=float(at[i]),
+            high=float(at[i + 1]),
             users=float(good[i] + bad[i]),
             observed=default_rate(np.stack([good[i : i + 1], bad[i : i + 1]])),
         )
-        for i in range(bins)
+        for i in range(good.size)
     )
 
 
-def psi(expected_counts: Counts, actual_counts: Counts) -> float:
-    """Population stability index of two score histograms, Σ (a - e) ln(a / e) over score bins.
+def merged(counts: Counts, groups: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """A histogram of at most `groups` groups of neighbouring bins, equal but for rounding.
 
-    Labels are summed out; shape (bins,) is accepted too. A logarithm needs positive shares, so a
-    bin with less than half a user counts as half a user. See `psi_band` for reading the value.
+    Returns:
+        Counts, shape (2, groups), and the places (groups + 1,) of their edges among the old ones.
     """
-    expected, actual = (_shares(counts) for counts in (expected_counts, actual_counts))
-    if expected.size != actual.size:
-        raise ValueError(f"histograms of {expected.size} and {actual.size} bins cannot be compared")
-    return float(np.sum((actual - expected) * np.log(actual / expected)))
-
-
-def psi_band(value: float) -> str:
-    """Name of the band that a PSI value is in: "stable", "shift" (0.10) or "large" (0.25).
-
-    Example:
-        >>> psi_band(0.1)
-        'shift'
-    """
-    if not value >= 0:
-        raise ValueError("a PSI is a number of at least 0")
-    return "stable" if value < PSI_SHIFT else "shift" if value < PSI_LARGE else "large"
+    table = np.stack(by_label(counts))
+    bins = table.shape[1]
+    edges = np.arange(min(groups, bins) + 1, dtype=np.int64) * bins // min(groups, bins)
+    return np.add.reduceat(table, edges[:-1], axis=1), edges
 
 
 def auc_exact(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -180,7 +181,7 @@ def log_loss_exact(scores: ArrayLike, labels: ArrayLike) -> float:
 
 def average_precision_exact(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the precision-recall steps, Σ precision x gain in recall (PR-AUC)."""
-    good, bad = _rows(_distinct(scores, labels))
+    good, bad = by_label(_distinct(scores, labels))
     if bad.sum() <= 0:
         return float("nan")
     hits, flagged = np.cumsum(bad[::-1]), np.cumsum((good + bad)[::-1])
@@ -224,26 +225,23 @@ def _distinct(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
     return flat.reshape(2, unique.size).astype(np.int64)
 
 
-def _rows(counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def by_label(counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The rows of a table of counts, label 0 and label 1, as float64.
+
+    Raises:
+        ValueError: If it is not (2, bins), or not finite.
+    """
     table = np.asarray(counts, dtype=np.float64)
     if table.ndim != 2 or table.shape[0] != 2 or not np.isfinite(table).all():
         raise ValueError(f"counts of shape {table.shape}: must be (2, bins) and finite")
     return table[0], table[1]
 
 
-def _shares(counts: Counts) -> NDArray[np.float64]:
-    users = np.asarray(counts, dtype=np.float64)
-    if users.ndim == 2:
-        good, bad = _rows(counts)
-        users = good + bad
-    if users.ndim != 1 or not users.size or not np.isfinite(users).all():
-        raise ValueError(f"counts of shape {users.shape}: must be finite and not empty")
-    kept = np.maximum(users, 0.5)
-    return np.asarray(kept / kept.sum(), dtype=np.float64)
-
-
-def _centres(bins: int) -> NDArray[np.float64]:
-    return (np.arange(bins) + 0.5) / bins
+def _places(given: ArrayLike | None, equal: NDArray[np.float64]) -> NDArray[np.float64]:
+    places = equal if given is None else np.asarray(given, np.float64)
+    if places.shape != equal.shape:
+        raise ValueError(f"{places.size} centres or edges are given, must be {equal.size}")
+    return places
 
 
 def _unit(value: float) -> float:

@@ -7,7 +7,7 @@
     contract.toml        the federation file as it was given
     README.md            the model card: what it is, and how to open it without this project
     privacy.json         who is promised what, and what is not
-    release.json         facts, backbone, and the SHA-256 of every other file
+    release.json         facts, figures, backbone, and the SHA-256 of every other file
 
 The SHA-256 of release.json stands for all of it. Nothing in it is a pickle, and opening one needs
 no torch.
@@ -28,9 +28,16 @@ from safetensors.numpy import save as save_tensors
 from credit_common import lora
 from credit_common.card import base_model, model_card
 from credit_common.claim import Facts as Facts
-from credit_common.claim import check_claim, facts_from_json, facts_to_json, privacy_statement
+from credit_common.claim import (
+    check_claim,
+    facts_from_json,
+    facts_to_json,
+    privacy_statement,
+    released_figures,
+)
 from credit_common.contract import Contract, parse_contract
 from credit_common.errors import ContractError, TrustError, WireError
+from credit_common.evaluation import figures_to_json
 from credit_common.sealed import json_bytes, open_sealed, write_sealed
 from credit_common.statistics import EDGES, Edges, edge_arrays, take_edges
 from credit_common.text import wide_width
@@ -41,7 +48,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST, HEAD, CONTRACT = "release.json", "head.safetensors", "contract.toml"
 CARD, PRIVACY = "README.md", "privacy.json"
-_KEYS = ("format", "federation", "contract_digest", "backbone", "facts")
+_KEYS = ("format", "federation", "contract_digest", "backbone", "facts", "figures", "intervals")
 _TRAINED = ("head.weight", "head.bias", "wide.weight")
 
 
@@ -123,6 +130,7 @@ def write_release(
         "contract_digest": contract.digest,
         "backbone": backbone and {"name": contract.model.backbone, "sha256": backbone.sha256},
         "facts": facts_to_json(facts),
+        **figures_to_json(released_figures(contract, facts)),
     }
     contents = _contents(contract_text, model, adapter, facts, edges or {})
     write_sealed(folder, MANIFEST, manifest, contents)
@@ -159,7 +167,7 @@ def open_release(folder: Path) -> Release:
         fixed=fixed,
         head=head,
         edges=_edges(folder / HEAD, contract, head),
-        facts=_facts(folder / MANIFEST, manifest["facts"]),
+        facts=_facts(folder / MANIFEST, contract, manifest),
         backbone_sha256=sha256,
         digest=sealed.digest,
     )
@@ -249,11 +257,16 @@ def _checked_contract(
     return text, contract
 
 
-def _facts(path: Path, plain: object) -> Facts:
+def _facts(path: Path, contract: Contract, manifest: Mapping[str, Any]) -> Facts:
     try:
-        return facts_from_json(plain)
+        facts = facts_from_json(manifest["facts"])
+        figures = figures_to_json(released_figures(contract, facts))
     except WireError as error:
         raise WireError(f"{path}: {error}") from None
+    for name, told in figures.items():
+        if manifest[name] != told:
+            raise WireError(f"{path}: its {name} are not those of its histogram")
+    return facts
 
 
 def _head(

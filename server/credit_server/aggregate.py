@@ -27,6 +27,7 @@ class RoundReport:
         adapter: The adapter that would be released now (the running average).
         histogram: Sum of the holders' noised histograms (2, bins), or None where the schedule has
             no evaluation in this round.
+        evaluated: How many histograms were summed.
         edges: Of the fields whose edges are federated, the same in all rounds.
     """
 
@@ -34,6 +35,7 @@ class RoundReport:
     holders: int
     adapter: Adapter
     histogram: NDArray[np.float64] | None
+    evaluated: int = 0
     edges: Edges = field(default_factory=dict)
 
 
@@ -113,7 +115,8 @@ class CreditFedAvg(FedAvg):
         metrics = super().aggregate_evaluate(server_round, ordered)
         assert metrics is not None
         counts = np.asarray(metrics[HISTOGRAM], np.float64)
-        self._report(server_round, counts.reshape(2, self._contract.evaluation.bins))
+        counts = counts.reshape(2, self._contract.evaluation.bins)
+        self._report(server_round, counts, len(ordered))
         return metrics
 
     def _asked(self, adapter: Adapter) -> ArrayRecord:
@@ -122,7 +125,9 @@ class CreditFedAvg(FedAvg):
     def _due(self, server_round: int) -> bool:
         return self._contract.evaluation.due(server_round, self._contract.training.rounds)
 
-    def _report(self, server_round: int, histogram: NDArray[np.float64] | None) -> None:
+    def _report(
+        self, server_round: int, histogram: NDArray[np.float64] | None, evaluated: int = 0
+    ) -> None:
         self._on_round(
             RoundReport(
                 round=server_round,
@@ -130,6 +135,7 @@ class CreditFedAvg(FedAvg):
                 adapter=dict(self.released),
                 histogram=histogram,
                 edges=self._edges,
+                evaluated=evaluated,
             )
         )
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from credit_common import federation_pb2 as pb
 from credit_common.backbone import resolve_backbone
@@ -11,14 +12,15 @@ from credit_common.bundle import Bundle
 from credit_common.claim import Facts, schedule_epsilon
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, LinkError, PrivacyError
-from credit_common.evaluation import read_counts
+from credit_common.evaluation import figures_to_json, read_psi, read_released, rows_of
 from credit_common.heads import Head
 from credit_common.model import CreditModel, device_of
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
 from credit_common.protocol import largest_arrays, to_head
 from credit_common.release import new_release_folder, write_release
+from credit_common.stability import psi_band
 from credit_common.statistics import edge_arrays
-from credit_common.wire import pack
+from credit_common.wire import HISTOGRAM, pack
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
 from credit_server.authority import open_authority
@@ -112,14 +114,16 @@ def run(
         except CreditError as error:
             tell("failed", reason=str(error))
             raise
+        histogram = history.last.histogram
         grid.finish(
             pb.Finished(
                 rounds=facts.rounds,
                 holders=facts.holders,
                 adapter=pack(last.adapter),
                 edges=pack(edge_arrays(last.edges)) if last.edges else b"",
-                figures=dict(facts.figures),
                 created=facts.created,
+                histogram=b"" if histogram is None else pack({HISTOGRAM: histogram}),
+                evaluated=facts.evaluated,
                 heads=[to_head(head) for head in facts.heads],
             )
         )
@@ -128,7 +132,7 @@ def run(
         release=folder,
         rounds=facts.rounds,
         holders=facts.holders,
-        figures=dict(facts.figures),
+        **history.figures(history.last),
         seconds=time.monotonic() - start,
         bytes_up=len(pack(initial)),
     )
@@ -155,7 +159,8 @@ class _History:
             round=done.round,
             rounds=self._contract.training.rounds,
             holders=done.holders,
-            figures=self._figures(done),
+            **self.figures(done),
+            psi=self._psi(done),
             epsilon=spent and spent[0],
             seconds=now - self._since,
         )
@@ -167,17 +172,34 @@ class _History:
             raise LinkError("no round was completed")
         return self._rounds[-1]
 
+    def figures(self, done: RoundReport) -> dict[str, Any]:
+        """What an event says of a round's histogram: `figures` and `intervals`."""
+        if done.histogram is None:
+            return figures_to_json({})
+        return figures_to_json(read_released(self._contract, done.histogram, done.evaluated))
+
     def facts(self, heads: tuple[Head, ...]) -> Facts:
-        spent = schedule_epsilon(self._contract, self.last.round)
+        done = self.last
+        spent = schedule_epsilon(self._contract, done.round)
         return Facts(
-            rounds=self.last.round,
-            holders=min(done.holders for done in self._rounds),
-            figures=self._figures(self.last),
+            rounds=done.round,
+            holders=min(each.holders for each in self._rounds),
+            histogram=rows_of(done.histogram),
+            evaluated=done.evaluated,
             epsilon=spent and spent[0],
             holdout_epsilon=spent and spent[1],
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             heads=heads,
         )
 
-    def _figures(self, done: RoundReport) -> dict[str, float]:
-        return {} if done.histogram is None else read_counts(self._contract, done.histogram)
+    def _psi(self, done: RoundReport) -> dict[str, Any] | None:
+        """How far the scores have moved since the first evaluation; None where none came before."""
+        first = next(each for each in self._rounds if each.histogram is not None or each is done)
+        if first is done or first.histogram is None or done.histogram is None:
+            return None
+        found = read_psi(
+            self._contract, (first.histogram, first.evaluated), (done.histogram, done.evaluated)
+        )
+        low, high = psi_band(found.low), psi_band(found.high)
+        told = {name: round(value, 6) for name, value in vars(found).items()}
+        return {**told, "band": low if low == high else "unclear"}

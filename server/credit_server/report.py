@@ -4,7 +4,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -118,9 +118,11 @@ def _line(event: str, facts: Mapping[str, Any]) -> str:
             f"at least {facts['minimum']} are needed; missing: {missing}"
         )
     if event == "round":
+        # All figures are in the status; a line has room for the first two.
         figures = "  ".join(
             f"{name} {'nan' if value is None else format(value, '.4f')}"
-            for name, value in facts["figures"].items()
+            + _between(facts.get("intervals", {}).get(name))
+            for name, value in list(facts["figures"].items())[:2]
         )
         spent = "none" if facts["epsilon"] is None else f"{facts['epsilon']:.2f}"
         return (
@@ -130,6 +132,12 @@ def _line(event: str, facts: Mapping[str, Any]) -> str:
     if event == "done":
         return f"done: {facts['rounds']} rounds in {facts['seconds']:.0f} s; {facts['release']}"
     return f"{event}: {facts.get('reason', '')}"
+
+
+def _between(ends: Sequence[float | None] | None) -> str:
+    """An interval behind its figure; nothing where there is none."""
+    low, high = ends or (None, None)
+    return "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
 
 
 def _alive(pid: int) -> bool:

@@ -192,7 +192,7 @@ class Bench:
     ) -> None:
         parties = under_edges(contract, parties, outcome.edges)
         scores = holdout_scores(model, parties, outcome.adapter)
-        released = outcome.history[-1].figures
+        released = outcome.history[-1]
         epsilon = outcome.epsilon if contract.privacy.private else None
         self._row(name, epsilon, draw, scores, released, outcome.bytes_up, outcome.seconds)
 
@@ -202,7 +202,7 @@ class Bench:
         epsilon: float | None,
         draw: int,
         scores: Mapping[str, NDArray[Any]],
-        released: Mapping[str, float] | None,
+        released: Progress | None,
         bytes_up: int,
         seconds: float,
     ) -> None:
@@ -214,6 +214,7 @@ class Bench:
             np.concatenate([labels[n] for n in names]),
         )
         main = next(iter(pooled))
+        ends = released.intervals[main] if released else (None, None)
         inside = [
             exact_figures(self.contract, scores[n].reshape(len(labels[n]), -1), labels[n])[main]
             for n in names
@@ -225,7 +226,8 @@ class Bench:
                 "draw": draw,
                 **pooled,
                 f"{main}_in_holder": float(np.nanmean(inside)),
-                f"{main}_released": released[main] if released else None,
+                f"{main}_released": released.figures[main] if released else None,
+                **{f"{main}_released_{e}": x for e, x in zip(("low", "high"), ends, strict=True)},
                 "bytes_up": bytes_up,
                 "seconds": seconds,
             }

@@ -18,7 +18,7 @@ from credit_client.training.loop import score
 from credit_client.training.randomness import SeededRandom
 from credit_common.contract import Contract
 from credit_common.errors import ShardError
-from credit_common.evaluation import read_counts
+from credit_common.evaluation import Figure, read_released
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import mechanism_plan
 from credit_common.statistics import Edges
@@ -47,14 +47,16 @@ class Progress:
     """A line of the live table.
 
     Attributes:
-        figures: From the released DP histograms (see `read_counts`); empty where none was due.
+        figures: From the released DP histograms (see `read_released`); empty where none was due.
         epsilon: The largest spend of any holder so far, by its ledger.
+        intervals: Ends of each figure's .95 interval, by the figure's name.
     """
 
     round: int
     holders: int
     figures: Mapping[str, float]
     epsilon: float
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +162,15 @@ def simulate(
         adapter.update(done.adapter)
         edges.update(done.edges)
         spent = max(book.epsilon_overall(delta) for book in books.values())
+        found: Mapping[str, Figure] = {}
+        if done.histogram is not None:
+            found = read_released(contract, done.histogram, done.evaluated)
         line = Progress(
             round=done.round,
             holders=done.holders,
-            figures={} if done.histogram is None else read_counts(contract, done.histogram),
+            figures={name: figure.value for name, figure in found.items()},
             epsilon=spent,
+            intervals={name: (figure.low, figure.high) for name, figure in found.items()},
         )
         history.append(line)
         on_round(line)

@@ -164,7 +164,11 @@ class _Watch:
             figures = {n: _number(value, math.nan) for n, value in line["figures"].items()}
             spent = max(self._spent.values(), default=_number(line["epsilon"], math.inf))
             progress = Progress(
-                round=line["round"], holders=line["holders"], figures=figures, epsilon=spent
+                round=line["round"],
+                holders=line["holders"],
+                figures=figures,
+                epsilon=spent,
+                intervals={n: tuple(ends) for n, ends in line["intervals"].items()},
             )
             self._history.append(progress)
             self._watcher.round("federated", 1, progress)

@@ -40,8 +40,8 @@ class RunResult:
     Attributes:
         table: One row for each arm and noise draw: arm, epsilon (None without DP), draw, the exact
             figures over all hold-out users (auc and ks, accuracy, or mae), the first of them as
-            the mean over holders (_in_holder) and as released (_released), bytes_up of one holder
-            in one round, seconds.
+            the mean over holders (_in_holder) and as released (_released, with its interval,
+            _released_low and _released_high), bytes_up of one holder in one round, seconds.
         users: Training and hold-out users by holder.
         seconds: Wall time by part.
         edges: Of the fields whose edges are federated, which the adapter goes with.

@@ -82,7 +82,7 @@ class RunView:
             self._live.update(Text(title))
             return
         table = Table(title=title)
-        figures = sorted({name for _, line in self._lines for name in line.figures})
+        figures = next((list(line.figures)[:2] for _, line in self._lines if line.figures), [])
         for column in ("arm", "round", "holders", *figures, "ε"):
             table.add_column(column, justify="left" if column == "arm" else "right")
         for name, line in self._lines[-SHOWN_ROUNDS:]:
@@ -165,6 +165,8 @@ def write_demo_json(result: DemoResult) -> None:
         "auc": figure("federated", "auc"),
         "ks": figure("federated", "ks"),
         "auc_released": figure("federated", "auc_released"),
+        "auc_released_low": figure("federated", "auc_released_low"),
+        "auc_released_high": figure("federated", "auc_released_high"),
         **{f"auc_{arm}": figure(arm, "auc") for arm in ARMS[1:5]},
         "auc_in_shop": figure("federated", "auc_in_holder"),
         "auc_local_only": figure("local_only", "auc_in_holder"),
@@ -205,7 +207,8 @@ def write_markdown(result: RunResult) -> None:
 
 def _figures(means: pd.DataFrame) -> list[str]:
     others = ("arm", "draws", "epsilon", "bytes_up", "seconds")
-    return [str(column) for column in means.columns if column not in others]
+    columns = [str(column) for column in means.columns if column not in others]
+    return [column for column in columns if not column.endswith(("_low", "_high"))]
 
 
 def write_json(result: RunResult) -> None:

@@ -11,6 +11,7 @@ import torch
 from credit_common.card import base_model, code_block, model_card
 from credit_common.claim import Facts, schedule_epsilon, told_epsilon
 from credit_common.contract import parse_contract
+from credit_common.evaluation import read_released, rows_of
 from credit_common.fetch import fetch_minilm
 from credit_common.record import Record
 from credit_common.release import write_release
@@ -23,6 +24,10 @@ VALUE = {"kind": "regression", "positive": None, "negative": None, "range": [0.0
 SHA = "0" * 64
 
 
+def some_counts(bins):
+    return np.stack([np.linspace(400, 100, bins), np.linspace(10, 50, bins)])
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
@@ -30,7 +35,8 @@ def one_thread():
 
 def facts_for(contract, **changes):
     spent = schedule_epsilon(contract, 2) or (None, None)
-    told = {"rounds": 2, "holders": 4, "figures": {"auc": 0.71234, "ks": float("nan")}}
+    bins = contract.evaluation.bins
+    told = {"rounds": 2, "holders": 4, "evaluated": 3, "histogram": rows_of(some_counts(bins))}
     told |= {"epsilon": spent[0], "holdout_epsilon": spent[1]}
     return Facts(**{**told, "created": "2025-01-02T03:04:05+00:00", **changes})
 
@@ -204,14 +210,55 @@ def test_the_card_says_what_was_trained_on_what_and_how_private_it_is(federation
         "rank 4 on query and value of the top layer,",
         contract.digest,
         SHA,
-        "| auc | 0.7123 |",
-        "| ks | not available |",
+        "hold-out users of 3 holders, with noise for their privacy",
         f"epsilon {told_epsilon(facts.epsilon)} for a user who was trained on",
         f"{told_epsilon(facts.holdout_epsilon)} for a hold-out user, at delta 1e-05",
-        "with noise for their privacy",
     ):
         assert said in card, said
-    assert "None were released" in model_card(contract, facts_for(contract, figures={}), SHA)
+    none = model_card(contract, facts_for(contract, histogram=None, evaluated=0), SHA)
+    assert "None were released" in none
+
+
+def table_of(card, header):
+    rows = card.split(header)[1].split("\n\n")[0].strip().splitlines()[1:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_card_tells_each_figure_with_the_interval_of_its_noise(federation_file):
+    contract = parse_contract(federation_file())
+    counts = some_counts(contract.evaluation.bins)
+    card = model_card(contract, facts_for(contract), SHA)
+    read = read_released(contract, counts, 3)
+    assert table_of(card, "| figure | value | interval |\n") == [
+        [name, f"{figure.value:.4f}", f"{figure.low:.4f} to {figure.high:.4f}"]
+        for name, figure in read.items()
+    ]
+    rows = table_of(card, "| probability said | users | observed | interval |\n")
+    assert len(rows) == 10
+    assert rows[0][0].startswith("0.0000 to ")
+    assert rows[-1][0].endswith(" to 1.0000")
+    assert sum(float(row[1]) for row in rows) == pytest.approx(counts.sum(), abs=6)
+    for _, _, observed, ends in rows:
+        low, high = map(float, ends.split(" to "))
+        assert low <= float(observed) <= high
+
+
+def test_figures_that_noise_swamps_are_not_made_up(federation_file):
+    contract = parse_contract(federation_file())
+    nobody = tuple((-1.0,) * contract.evaluation.bins for _ in range(2))
+    card = model_card(contract, facts_for(contract, histogram=nobody), SHA)
+    assert ["auc", "not available", "0.0000 to 1.0000"] in table_of(
+        card, "| figure | value | interval |\n"
+    )
+    assert "nan" not in card
+
+
+@pytest.mark.parametrize(("task", "names"), [(CLASSES, ["accuracy"]), (VALUE, ["mae"])])
+def test_other_tasks_have_their_own_figures_and_no_calibration_table(federation_file, task, names):
+    contract = parse_contract(federation_file(task=task))
+    card = model_card(contract, facts_for(contract), SHA)
+    assert [row[0] for row in table_of(card, "| figure | value | interval |\n")] == names
+    assert "probability said" not in card
 
 
 def test_without_a_budget_the_card_says_that_there_is_no_privacy(federation_file):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,18 +16,21 @@ from credit_common.claim import (
     facts_to_json,
     privacy_statement,
     promise,
+    released_figures,
     schedule_epsilon,
     told_epsilon,
 )
 from credit_common.contract import parse_contract
 from credit_common.errors import PrivacyError, WireError
+from credit_common.evaluation import read_released, rows_of
 from credit_common.events import FieldHistograms, Histogram, SampledGaussian
 from credit_common.privacy import mechanism_plan
 
 RIGHT = {
     "rounds": 3,
     "holders": 2,
-    "figures": {"auc": 0.71, "ks": math.nan},
+    "histogram": ((5.5, -1.25), (0.0, 3.75)),
+    "evaluated": 2,
     "epsilon": 3.0,
     "holdout_epsilon": 2.5,
     "created": "2025-01-02T03:04:05+00:00",
@@ -105,7 +109,22 @@ def test_an_epsilon_is_given_exactly_where_there_is_one(longer):
 WRONG = {
     "rounds": [0, -1, 1.0, True, None, "3"],
     "holders": [0, 2.5, False, None],
-    "figures": [{"auc": "0.7"}, {"auc": True}, {"auc": None}, {3: 0.5}],
+    "histogram": [
+        (),
+        ((), ()),
+        ((1.0,),),
+        ((1.0,), (1.0, 2.0)),
+        ((1.0,), (math.nan,)),
+        ((1.0,), (math.inf,)),
+        ((1.0,), (1e13,)),
+        ((1.0,), (True,)),
+        ((1.0,), ("2",)),
+        ((1.0,), (1,)),
+        [[1.0], [2.0]],
+        "ab",
+        {"auc": 0.9},
+    ],
+    "evaluated": [0, -1, 1.0, True, None, "2"],
     "epsilon": [math.nan, math.inf, -0.1, None, "3", True],
     "holdout_epsilon": [math.nan, -1.0, None],
     "created": ["", "yesterday", "2025-01-02T03:04:05", "2025-01-02T03:04:05+01:00", 5, None],
@@ -126,11 +145,29 @@ def test_utc_is_told_in_any_iso_form(created):
 def test_facts_survive_json():
     facts = Facts(**RIGHT)
     text = json.dumps(facts_to_json(facts), allow_nan=False)
-    assert json.loads(text)["figures"] == {"auc": 0.71, "ks": None}
-    read = facts_from_json(json.loads(text))
-    assert math.isnan(read.figures["ks"])
-    assert {**vars(read), "figures": 0} == {**vars(facts), "figures": 0}
-    assert facts_to_json(read) == facts_to_json(facts)
+    assert json.loads(text)["histogram"] == [[5.5, -1.25], [0.0, 3.75]]
+    assert facts_from_json(json.loads(text)) == facts
+    none = Facts(**{**RIGHT, "histogram": None, "evaluated": 0})
+    assert facts_from_json(json.loads(json.dumps(facts_to_json(none)))) == none
+
+
+def test_holders_are_summed_if_and_only_if_there_is_a_histogram():
+    with pytest.raises(WireError, match=r"facts\.evaluated = 2"):
+        Facts(**{**RIGHT, "histogram": None})
+
+
+def test_figures_are_those_of_the_histogram_and_no_others(longer):
+    bins = longer.evaluation.bins
+    draw = np.random.default_rng(0)
+    counts = np.stack([np.linspace(90, 10, bins), np.linspace(5, 20, bins)])
+    counts = counts + draw.normal(0, 2, counts.shape)
+    facts = Facts(**{**RIGHT, "histogram": rows_of(counts), "evaluated": 3})
+    assert released_figures(longer, facts) == read_released(longer, counts, 3)
+    assert next(iter(released_figures(longer, facts))) == "auc"
+    none = Facts(**{**RIGHT, "histogram": None, "evaluated": 0})
+    assert released_figures(longer, none) == {}
+    with pytest.raises(WireError, match=f"contract's {bins} bins"):
+        released_figures(longer, Facts(**RIGHT))
 
 
 @pytest.mark.parametrize(
@@ -138,8 +175,13 @@ def test_facts_survive_json():
     [
         lambda plain: plain.pop("created"),
         lambda plain: plain.update(more=1),
-        lambda plain: plain.update(figures=[]),
-        lambda plain: plain.update(figures={"auc": []}),
+        lambda plain: plain.update(histogram=[]),
+        lambda plain: plain.update(histogram=[[1.0, 2.0], [3.0]]),
+        lambda plain: plain.update(histogram=[[1.0, None], [3.0, 4.0]]),
+        lambda plain: plain.update(histogram=[[1.0, [2.0]], [3.0, 4.0]]),
+        lambda plain: plain.update(histogram=None),
+        lambda plain: plain.update(evaluated=0),
+        lambda plain: plain.update(figures={"fairness": 1.0}),
         lambda plain: plain.update(rounds="3"),
         lambda plain: plain.update(epsilon=None),
     ],

@@ -89,10 +89,9 @@ def test_negative_counts_are_not_clipped_before_the_sums():
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 100))
 def test_any_noise_leaves_results_in_range_or_nan(seed, sigma):
     counts = np.random.default_rng(seed).normal(0, sigma, (2, 7))
-    for metric in (metrics.auc, metrics.ks, metrics.brier, metrics.default_rate):
+    for metric in (metrics.auc, metrics.ks, metrics.brier, metrics.mean, metrics.default_rate):
         value = metric(counts)
         assert np.isnan(value) or 0 <= value <= 1
-    assert metrics.psi(counts, counts[:, ::-1]) >= 0
 
 
 @given(st.data())
@@ -184,32 +183,41 @@ def test_calibration_gives_the_observed_rate_of_each_bin():
     assert table[1].low == table[0].high == pytest.approx(1 / 3)
 
 
-def test_psi_follows_its_formula_and_bands():
-    expected, actual = np.array([40.0, 30, 20, 10]), np.array([10.0, 20, 30, 40])
-    by_hand = sum(
-        (b - a) * np.log(b / a) for a, b in zip(expected / 100, actual / 100, strict=True)
+def test_a_calibration_table_and_a_brier_score_take_the_probabilities_of_their_bins():
+    counts = np.array([[3, 0, 1], [1, 0, 3]])
+    table = metrics.calibration(counts, [0, 0.1, 0.3, 1])
+    assert [(row.low, row.high) for row in table] == [(0, 0.1), (0.1, 0.3), (0.3, 1)]
+    by_hand = (3 * 0.05**2 + 0.95**2 + 0.6**2 + 3 * 0.4**2) / 8
+    assert metrics.brier(counts, [0.05, 0.2, 0.6]) == pytest.approx(by_hand)
+    for wrong in ([0, 1], [0, 0.1, 0.2, 0.3, 1]):
+        with pytest.raises(ValueError, match="must be"):
+            metrics.calibration(counts, wrong)
+        with pytest.raises(ValueError, match="must be 3"):
+            metrics.brier(counts, wrong)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 99))
+def test_merged_bins_keep_every_user_and_differ_in_width_by_one_at_most(bins, groups, seed):
+    counts = np.random.default_rng(seed).integers(0, 9, (2, bins))
+    table, at = metrics.merged(counts, groups)
+    assert table.shape == (2, min(bins, groups))
+    assert np.array_equal(table.sum(1), counts.sum(1))
+    assert (at[0], at[-1]) == (0, bins)
+    assert np.ptp(np.diff(at)) <= 1
+    assert np.array_equal(table[:, 0], counts[:, : at[1]].sum(1))
+
+
+def test_the_mean_puts_each_value_at_its_bins_centre():
+    assert metrics.mean(np.array([[1, 0, 1, 0], [0, 2, 0, 0]])) == pytest.approx(
+        (0.125 + 2 * 0.375 + 0.625) / 4
     )
-    assert metrics.psi(expected, actual) == pytest.approx(by_hand)
-    assert metrics.psi(np.stack([expected, 0 * expected]), actual) == pytest.approx(by_hand)
-    assert metrics.psi(expected, 7 * expected) == pytest.approx(0)
-    assert [metrics.psi_band(v) for v in (0, 0.0999, 0.1, 0.2499, 0.25, 9)] == [
-        "stable",
-        "stable",
-        "shift",
-        "shift",
-        "large",
-        "large",
-    ]
-    with pytest.raises(ValueError, match="4 and 3 bins"):
-        metrics.psi(expected, actual[:3])
+    assert np.isnan(metrics.mean(np.zeros((2, 4))))
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (8,), (2, 4, 1)])
 def test_counts_of_another_shape_are_errors(shape):
     with pytest.raises(ValueError, match="shape"):
         metrics.auc(np.ones(shape))
-    with pytest.raises(ValueError, match="shape"):
-        metrics.psi(np.ones((3, 4)), np.ones((3, 4)))
 
 
 def test_counts_with_nan_are_errors():

@@ -511,6 +511,13 @@ def test_the_service_is_the_one_that_both_sides_name():
     assert streams == {"Join": (False, False), "Work": (False, True), "Answer": (False, False)}
 
 
+def test_the_end_of_a_run_carries_counts_and_no_figure_that_has_a_name():
+    end = pb.DESCRIPTOR.message_types_by_name["Finished"]
+    names = ["rounds", "holders", "adapter", "created", "histogram", "evaluated", "edges", "heads"]
+    assert [field.name for field in end.fields] == names
+    assert end.fields_by_name["histogram"].type == end.fields_by_name["adapter"].type  # bytes
+
+
 def test_the_largest_message_of_a_schema_fits_the_channel(contract):
     adapter = wire.pack({"w": np.zeros((300, 1000), np.float32)})
     most = Head(
@@ -529,8 +536,9 @@ def test_the_largest_message_of_a_schema_fits_the_channel(contract):
         rounds=10_000,
         holders=10_000,
         adapter=adapter,
-        figures={f"a figure of some length {i}": 0.5 for i in range(100)},
         created="2026-01-01T00:00:00+00:00",
+        histogram=wire.pack({wire.HISTOGRAM: np.zeros((2, 1000))}),
+        evaluated=2**32 - 1,
         heads=[protocol.to_head(most)] * protocol.MOST_HEADS,
     )
     request = pb.Request(message_id="x" * 200, kind=pb.EVALUATE, round=2**32 - 1, arrays=adapter)

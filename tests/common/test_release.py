@@ -14,6 +14,7 @@ from credit_common.backbone import resolve_backbone
 from credit_common.claim import Facts, schedule_epsilon
 from credit_common.contract import parse_contract
 from credit_common.errors import ContractError, CreditError, PrivacyError, TrustError, WireError
+from credit_common.evaluation import read_released, rows_of
 from credit_common.lora import CONFIG_FILE, WEIGHTS_FILE
 from credit_common.model import CreditModel
 from credit_common.release import (
@@ -47,7 +48,8 @@ def one_thread():
 
 def facts_for(contract, rounds=2, **changes):
     spent = schedule_epsilon(contract, rounds) or (None, None)
-    told = {"rounds": rounds, "holders": 4, "figures": {"auc": 0.7, "ks": float("nan")}}
+    counts = np.stack([np.linspace(9, 1, contract.evaluation.bins)] * 2) - 2
+    told = {"rounds": rounds, "holders": 4, "evaluated": 3, "histogram": rows_of(counts)}
     told |= {"epsilon": spent[0], "holdout_epsilon": spent[1]}
     return Facts(**{**told, "created": "2025-01-02T03:04:05+00:00", **changes})
 
@@ -134,8 +136,13 @@ def test_the_files_hold_what_they_are_said_to_hold(released):
     assert head["offset"].tolist() == [np.float32(np.log(0.2 / 0.8))]
     assert np.array_equal(head["reference"], own.reference[0].numpy())
     assert len(load_file(folder / WEIGHTS_FILE)) == 4  # A too, though it does not train
-    facts = json.loads((folder / "release.json").read_text())["facts"]
-    assert facts["figures"] == {"auc": 0.7, "ks": None}
+    manifest = json.loads((folder / "release.json").read_text())
+    facts = facts_for(own.contract)
+    assert manifest["facts"]["histogram"] == [list(row) for row in facts.histogram]
+    read = read_released(own.contract, np.array(facts.histogram), 3)
+    assert manifest["figures"]["auc"] == pytest.approx(read["auc"].value, abs=1e-6)
+    assert manifest["intervals"]["ks"] == pytest.approx([read["ks"].low, read["ks"].high], abs=1e-6)
+    assert set(manifest["figures"]) == set(manifest["intervals"]) == set(read)
     assert json.loads((folder / "privacy.json").read_text())["private"] is True
 
 
@@ -308,6 +315,10 @@ def test_another_contract_is_not_the_releases(released, federation_file):
         {"facts": None},
         {"more": 1},
         {"files": None},
+        {"figures": {}},
+        {"figures": {"auc": 0.99}},
+        {"figures": None},
+        {"intervals": {"auc": [0.98, 0.99]}},
     ],
 )
 def test_a_malformed_manifest_is_refused(released, keys):
@@ -315,6 +326,34 @@ def test_a_malformed_manifest_is_refused(released, keys):
     reseal(folder, **keys)
     with pytest.raises(WireError, match=r"release\.json"):
         open_release(folder)
+
+
+def test_a_figure_that_is_not_in_the_histogram_cannot_be_told(released):
+    folder, _, _ = released()
+    told = json.loads((folder / "release.json").read_text())
+    for name in ("figures", "intervals"):
+        reseal(folder, **{name: told[name] | {"fairness": told[name]["auc"]}})
+        with pytest.raises(
+            WireError, match=rf"release\.json: its {name} are not those of its hist"
+        ):
+            open_release(folder)
+        reseal(folder, **{name: told[name]})
+    open_release(folder)
+    other = told["facts"] | {"evaluated": 4}  # more holders, more noise
+    reseal(folder, facts=other)
+    with pytest.raises(WireError, match="its intervals are not those"):
+        open_release(folder)
+
+
+def test_a_histogram_of_other_bins_is_not_the_contracts(
+    tmp_path, federation_file, model_for, shaken
+):
+    text = federation_file()
+    model = model_for(parse_contract(text))
+    facts = facts_for(model.contract, histogram=((1.0, 2.0), (3.0, 4.0)))
+    with pytest.raises(WireError, match=r"facts\.histogram must have the contract's \d+ bins"):
+        write_release(tmp_path / "r", text, model, shaken(model), facts)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_any_flipped_bit_of_the_manifest_is_an_error_of_ours_or_another_digest(released):

@@ -103,6 +103,7 @@ def test_histograms_are_added_and_never_averaged(federation: Contract) -> None:
     histogram = reports[-1].histogram
     assert histogram is not None
     np.testing.assert_array_equal(histogram, [[1.5, 0.0, 3.0], [1.0, 1.0, 4.0]])
+    assert reports[-1].evaluated == 2
 
 
 @pytest.mark.parametrize("round_", [1, 2, 3, 4])
@@ -112,6 +113,7 @@ def test_each_round_is_reported_once(federation: Contract, round_: int) -> None:
     fedavg.aggregate_evaluate(round_, [counted(2, [0.0] * 6), counted(3, [0.0] * 6)])
     assert [report.round for report in reports] == [round_]
     assert (reports[0].histogram is not None) == (round_ % 2 == 0)
+    assert reports[0].evaluated == (2 if round_ % 2 == 0 else 0)
 
 
 def test_too_few_answers_end_the_run_with_their_number(federation: Contract) -> None:

@@ -30,7 +30,9 @@ EVENTS = {
         "round": 2,
         "rounds": 30,
         "holders": 3,
-        "figures": {"auc": 0.71234, "ks": float("nan")},
+        "figures": {"auc": 0.71234, "ks": float("nan"), "gini": 0.42468},
+        "intervals": {"auc": [0.70456, 0.72], "ks": [float("nan"), 1.0], "gini": [0.409, 0.44]},
+        "psi": None,
         "epsilon": 1.2345,
         "seconds": 0.26,
     },
@@ -48,7 +50,7 @@ LINES = {
     "listening": "shop-credit (contract abababababab) listens on [::]:9440; 3 holders enrolled",
     "waiting": "waiting for holders: 1 of 3 enrolled are here, at least 2 are needed; "
     "missing: books, shoes",
-    "round": "round   2/30  3 holders  ε 1.23  0.3 s  auc 0.7123  ks nan",
+    "round": "round   2/30  3 holders  ε 1.23  0.3 s  auc 0.7123 [0.7046, 0.7200]  ks nan",
     "done": "done: 30 rounds in 62 s; releases/1",
     "failed": "failed: 1 holders are connected, the contract needs 2",
 }
@@ -82,7 +84,7 @@ def test_people_read_one_line_for_each_event(home, capsys, event):
 
 def test_lines_without_figures_budget_or_missing_holders(home, capsys):
     reporter = Reporter(home, "table")
-    reporter.tell("round", **(EVENTS["round"] | {"figures": {}, "epsilon": None}))
+    reporter.tell("round", **(EVENTS["round"] | {"figures": {}, "intervals": {}, "epsilon": None}))
     reporter.tell("waiting", **(EVENTS["waiting"] | {"missing": []}))
     first, second = capsys.readouterr().err.splitlines()
     assert first == "round   2/30  3 holders  ε none  0.3 s"

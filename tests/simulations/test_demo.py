@@ -125,9 +125,9 @@ LINES = {
         {"event": "listening", "address": "127.0.0.1:4", "enrolled": 2},
         {"event": "waiting", "connected": 1, "enrolled": 2, "minimum": 2, "missing": ["b"]},
         {"event": "round", "round": 1, "rounds": 2, "holders": 2, "figures": {}, "epsilon": 0.5,
-         "seconds": 1.0},
+         "intervals": {}, "seconds": 1.0},
         {"event": "round", "round": 2, "rounds": 2, "holders": 2, "epsilon": 0.75, "seconds": 1.0,
-         "figures": {"auc": 0.75, "ks": None}},
+         "figures": {"auc": 0.75, "ks": None}, "intervals": {"auc": [0.5, 0.875], "ks": [0, 1]}},
     ],
     "a": [{"event": "ready", "train": 9, "holdout": 3}, {"event": "connected"}],
     "b": [{"event": "ready", "train": 9, "holdout": 3}, {"event": "connected"},
@@ -200,6 +200,7 @@ def test_rounds_are_told_as_they_come_and_epsilon_is_the_holders_own(
     assert dict(told[0][2].figures) == {}
     assert told[1][2].figures["auc"] == 0.75
     assert math.isnan(told[1][2].figures["ks"])
+    assert told[1][2].intervals == {"auc": (0.5, 0.875), "ks": (0, 1)}
     assert all(p.epsilon in (0.25, 0.5, 0.75, 1.25, 1.5) for _, _, p in told)
     assert done.outcome.epsilon == 1.5  # the largest of the two ledgers
     assert done.outcome.history == tuple(p for _, _, p in told)
@@ -319,6 +320,7 @@ def test_the_whole_demo_on_german_credit(tmp_path: Path, contract: Contract) -> 
     assert (shown["rounds"], shown["holders"]) == (contract.training.rounds, 2)
     assert [p.round for p in rounds] == [1, 2, 3]
     assert 0 <= shown["auc"] <= 1
+    assert 0 <= shown["auc_released_low"] <= shown["auc_released_high"] <= 1
     assert shown["auc_no_dp"] is None  # that arm was not asked for
     assert 0 < shown["auc_local_only"] < 1
     assert shown["newcomers"] == len(newcomer_shards("german", 2, 100)) > 0

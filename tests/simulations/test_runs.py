@@ -71,6 +71,8 @@ def test_every_arm_has_its_rows(result: RunResult) -> None:
         "central_logistic",
         "local_only",
     ]
+    first = result.table.iloc[0]
+    assert 0 <= first["auc_released_low"] <= first["auc_released_high"] <= 1
 
 
 def test_private_arms_spend_what_their_ledgers_say(
@@ -93,7 +95,13 @@ def test_progress_reports_each_round_with_a_growing_epsilon(
     lines = [p for arm, draw, p in rounds if arm == "federated" and draw == 1]
     assert [p.round for p in lines] == [1, 2]
     assert 0 < lines[0].epsilon <= lines[1].epsilon
-    assert all(set(p.figures) == {"auc", "ks"} for p in lines)  # nan where noise swamps 60 users
+    # 60 users: a figure is nan where noise swamps them, and its interval the whole range.
+    assert all(list(p.figures)[:2] == ["auc", "ks"] == list(p.intervals)[:2] for p in lines)
+    for p in lines:
+        for name, value in p.figures.items():
+            low, high = p.intervals[name]
+            assert -1 <= low <= high <= 1
+            assert math.isnan(value) or low <= value <= high
     calm = [p for arm, _, p in rounds if arm == "no_dp"]
     assert all(0 <= p.figures["auc"] <= 1 and math.isinf(p.epsilon) for p in calm)
 

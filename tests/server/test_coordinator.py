@@ -1,0 +1,101 @@
+"""What the coordinator tells of its rounds. Whole runs are in tests/test_commands.py."""
+
+import math
+
+import numpy as np
+import pytest
+
+from credit_common.claim import released_figures
+from credit_common.contract import parse_contract
+from credit_common.errors import LinkError
+from credit_common.evaluation import read_released
+from credit_server.aggregate import RoundReport
+from credit_server.coordinator import _History
+
+
+@pytest.fixture
+def contract(contract_text):
+    text = contract_text.replace("rounds = 3", "rounds = 6")
+    return parse_contract(text.replace("[evaluation]\n", "[evaluation]\nevery = 2\n"))
+
+
+@pytest.fixture
+def told(contract):
+    """A history, and the events that it has told."""
+    events = []
+    history = _History(contract, lambda event, **facts: events.append((event, facts)))
+    history.begin()
+    return history, events
+
+
+def counts(contract, shift, users=20_000):
+    """A histogram whose scores lie `shift` bins higher, with noise."""
+    at = np.arange(contract.evaluation.bins) - contract.evaluation.bins / 2 - shift
+    good, bad = np.exp(-((at / 6) ** 2)), np.exp(-(((at - 3) / 6) ** 2))
+    table = users * np.stack([0.8 * good / good.sum(), 0.2 * bad / bad.sum()])
+    sigma = contract.evaluation.noise_multiplier * math.sqrt(3)
+    return table + np.random.default_rng(int(shift)).normal(0, sigma, table.shape)
+
+
+def report(round_, histogram=None, holders=3):
+    evaluated = 0 if histogram is None else 3
+    return RoundReport(
+        round=round_, holders=holders, adapter={}, histogram=histogram, evaluated=evaluated
+    )
+
+
+def test_a_round_is_told_with_figures_and_their_intervals(contract, told):
+    history, events = told
+    seen = counts(contract, 0)
+    history.add(report(1))
+    history.add(report(2, seen))
+    assert (events[0][1]["figures"], events[0][1]["intervals"]) == ({}, {})
+    facts = events[1][1]
+    for name, figure in read_released(contract, seen, 3).items():
+        assert facts["figures"][name] == pytest.approx(figure.value, abs=1e-6)
+        assert facts["intervals"][name] == pytest.approx([figure.low, figure.high], abs=1e-6)
+    low, high = facts["intervals"]["auc"]
+    assert low < facts["figures"]["auc"] < high < low + 0.1
+
+
+def test_later_evaluations_are_compared_with_the_first(contract, told):
+    history, events = told
+    for round_, shift in ((1, None), (2, 0), (3, None), (4, 0), (6, 12)):
+        history.add(report(round_, None if shift is None else counts(contract, shift)))
+    told_psi = [facts["psi"] for _, facts in events]
+    assert told_psi[:3] == [None] * 3  # there is nothing to compare the first with
+    same, moved = told_psi[3:]
+    assert same["value"] == 0
+    assert same["band"] == "stable"
+    assert moved["low"] > 0.25
+    assert moved["band"] == "large"
+
+
+def test_where_noise_hides_a_shift_none_is_claimed(contract, told):
+    history, events = told
+    for round_, seed in ((2, 0), (4, 1)):
+        noise = np.random.default_rng(seed).normal(0, 30, (2, contract.evaluation.bins))
+        history.add(report(round_, 20 + noise))
+    assert events[-1][1]["psi"]["band"] == "unclear"
+
+
+def test_the_facts_carry_the_histogram_and_not_what_is_read_from_it(contract, told):
+    history, events = told
+    seen = counts(contract, 0)
+    history.add(report(1, holders=2))
+    history.add(report(2, seen))
+    facts = history.facts()
+    assert (facts.rounds, facts.holders, facts.evaluated) == (2, 2, 3)
+    assert np.array_equal(np.array(facts.histogram), seen)
+    read = {
+        name: round(figure.value, 6) for name, figure in released_figures(contract, facts).items()
+    }
+    assert read == events[-1][1]["figures"]
+    history.add(report(3))
+    assert history.facts().histogram is None
+    assert history.facts().evaluated == 0
+
+
+def test_without_a_round_there_is_nothing_to_release(told):
+    with pytest.raises(LinkError, match="no round"):
+        told[0].facts()

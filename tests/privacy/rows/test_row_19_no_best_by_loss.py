@@ -72,12 +72,12 @@ def test_row_19_catches_the_best_round(each_round):
     class BestRound(CreditFedAvg):
         best, kept = -1.0, None
 
-        def _report(self, server_round, histogram):
+        def _report(self, server_round, histogram, evaluated):
             found = metrics.auc(histogram)
             if found >= self.best:
                 self.best, self.kept = found, dict(self.released)
             self.released = self.kept
-            super()._report(server_round, histogram)
+            super()._report(server_round, histogram, evaluated)
 
     with pytest.raises(AssertionError):
         check_the_last_round_is_released(lambda told: BestRound(each_round, told))

@@ -24,8 +24,9 @@ check: $(STAMP)  ## ruff, import-linter, mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
+# One worker a core, one thread a worker: most tests start processes that load torch.
 test: check  ## checks, then the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 proto:  ## federation_pb2.py anew; an old generator, so that old runtimes of protobuf take its code
 	$(PYTHON) -m venv build/proto

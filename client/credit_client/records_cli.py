@@ -180,9 +180,9 @@ def _manifest(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from credit_client.identity import open_identity
     from credit_client.ledger import Ledger
-    from credit_client.report import privacy_report
-    from credit_client.report_page import as_html
-    from credit_client.report_text import as_text
+    from credit_client.report.page import as_html
+    from credit_client.report.statement import privacy_report
+    from credit_client.report.text import as_text
     from credit_common.bundle import read_object
 
     identity = open_identity(home_of(options))
@@ -213,7 +213,7 @@ def _check_not_own(out: Path, home: Path) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from credit_client.verify import verify_report
+    from credit_client.report.verify import verify_report
 
     verdict = verify_report(options.file)
     if options.format == "json":

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from credit_client import verify
 from credit_client.cli import main
 from credit_client.identity import open_identity
 from credit_client.ledger import Ledger
+from credit_client.report import verify
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from credit_client.ledger import Ledger
-from credit_client.report import privacy_report
-from credit_client.report_page import as_html
-from credit_client.report_text import as_text
+from credit_client.report.page import as_html
+from credit_client.report.statement import privacy_report
+from credit_client.report.text import as_text
 from credit_client.terminal import WIDTH
 
 EVIL = '<script>alert(1)</script><img src="http://evil.example/x"> & "quoted" `code` \x1b[2J'

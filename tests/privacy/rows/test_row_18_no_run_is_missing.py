@@ -13,7 +13,7 @@ from credit_client import identity as own
 from credit_client.gate import Exit
 from credit_client.heads import OwnHeads
 from credit_client.ledger import Ledger
-from credit_client.report import privacy_report
+from credit_client.report.statement import privacy_report
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import Bundle
 from credit_common.errors import PrivacyError

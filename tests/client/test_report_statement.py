@@ -11,7 +11,7 @@ from credit_client.chain import canonical
 from credit_client.heads import OwnHeads
 from credit_client.identity import open_identity
 from credit_client.ledger import Ledger
-from credit_client.report import SHARED, privacy_report
+from credit_client.report.statement import SHARED, privacy_report
 from credit_client.safekeeping import override
 from credit_common.certificates import is_signed, load_key
 from credit_common.errors import CreditError, PrivacyError

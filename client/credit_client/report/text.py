@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from credit_client.report_blocks import Block, Facts, Loud, Points, Report, minute
-from credit_client.report_parts import parts
+from credit_client.report.blocks import Block, Facts, Loud, Points, Report, minute
+from credit_client.report.parts import parts
 from credit_client.terminal import heading, paragraph, table, wrapped
 
 _NAME = 20

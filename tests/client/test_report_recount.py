@@ -10,7 +10,7 @@ import pytest
 
 from credit_client.balance import Balance, split_text
 from credit_client.chain import GENESIS, Entry, canonical
-from credit_client.recount import chain_problems, epsilon_of, recount
+from credit_client.report.recount import chain_problems, epsilon_of, recount
 from credit_common.errors import PrivacyError
 from credit_common.events import Histogram, SampledGaussian, event_to_json
 

@@ -1,6 +1,6 @@
 """A second reader of privacy reports: recomputes ε from the entries of the ledger alone.
 
-See `credit_client.recount` for how; Opacus' PRV accountant is asked as well. Whatever else the
+See `credit_client.report.recount` for how; Opacus' PRV accountant is asked too. Whatever else the
 report says of its entries is held against them too. A report from an unknown source proves who
 signed it only if its public key is known, and no report proves that its ledger is the whole one:
 the heads that the coordinator keeps do.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from credit_client.recount import (
+from credit_client.report.recount import (
     Recount,
     Spent,
     canonical_bytes,

@@ -1,13 +1,13 @@
 """What a privacy report says to a data-protection officer: the answer first, then all parts.
 
 Text and page both show what is said here; the evidence for it is in
-`credit_client.report_evidence`.
+`credit_client.report.evidence`.
 """
 
 import math
 from collections.abc import Iterator
 
-from credit_client.report_blocks import (
+from credit_client.report.blocks import (
     Block,
     Facts,
     Loud,
@@ -20,7 +20,7 @@ from credit_client.report_blocks import (
     minute,
     percent,
 )
-from credit_client.report_evidence import (
+from credit_client.report.evidence import (
     accounting,
     audit,
     check,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from credit_client.report_blocks import (
+from credit_client.report.blocks import (
     Block,
     Facts,
     Loud,

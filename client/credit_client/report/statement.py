@@ -1,8 +1,8 @@
 """The privacy report: what a holder's ledger, manifest and contract say of its users' privacy.
 
 Made from those three alone, and signed with the holder's key. Every entry of the ledger is in it,
-so that whoever has the report can compute ε anew (`credit_client.verify` does). Its structure
-follows the questions of NIST SP 800-226: unit, adjacency, mechanism, accounting, threat model.
+so that whoever has the report can compute ε anew (`credit_client.report.verify` does). It follows
+the questions of NIST SP 800-226: unit, adjacency, mechanism, accounting, threat model.
 """
 
 import json

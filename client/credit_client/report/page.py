@@ -3,15 +3,15 @@
 from html import escape
 from importlib.resources import files
 
-from credit_client.report_blocks import Block, Facts, Loud, Points, Report, Table, bound, exact
-from credit_client.report_blocks import minute as minute_of
-from credit_client.report_parts import parts
+from credit_client.report.blocks import Block, Facts, Loud, Points, Report, Table, bound, exact
+from credit_client.report.blocks import minute as minute_of
+from credit_client.report.parts import parts
 
 
 def as_html(report: Report) -> str:
     """The report as a page that a browser shows from a file, and prints on A4."""
     holder, federation = escape(report["holder"]), escape(report["federation"])
-    style = files("credit_client").joinpath("report_page.css").read_text(encoding="utf-8")
+    style = files("credit_client.report").joinpath("page.css").read_text(encoding="utf-8")
     body = []
     for number, part in enumerate(parts(report), start=1):
         blocks = "\n".join(_block(block) for block in part.blocks)

@@ -1,4 +1,4 @@
-"""The entries of a privacy report, read anew for `credit_client.verify`.
+"""The entries of a privacy report, read anew for `credit_client.report.verify`.
 
 It shares no code with the ledger, the balance or the project's accountant: chain, accounts and
 events are read here once more, and dp-accounting composes the events by its own accountant, on

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from credit_client import recount, verify
 from credit_client.chain import GENESIS, Entry, canonical
 from credit_client.identity import open_identity
 from credit_client.ledger import Ledger
-from credit_client.report import privacy_report
+from credit_client.report import recount, verify
+from credit_client.report.statement import privacy_report
 from credit_client.safekeeping import override
 from credit_common.certificates import load_key, sign
 from credit_common.errors import PrivacyError

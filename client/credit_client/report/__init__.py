@@ -1,0 +1,1 @@
+"""The privacy report of a holder, and a second reader of it."""

@@ -38,15 +38,7 @@ def backup(identity: Identity, path: Path) -> int:
         if path.exists():
             with Ledger.open(path) as before:
                 _check_continues(ledger, before, str(path))
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.unlink(missing_ok=True)
-        try:
-            ledger.copy_to(fresh)
-            fresh.replace(path)
-        except OSError as error:
-            raise PrivacyError(f"cannot write {path}: {error.strerror}") from None
-        finally:
-            fresh.unlink(missing_ok=True)
+        _put(ledger, path)
         return ledger.balance.counter
 
 
@@ -80,16 +72,7 @@ def restore(identity: Identity, path: Path) -> int:
                 if isinstance(error, _AheadError):
                     raise
                 own.replace(_free(own.with_name(own.name + ".damaged")))
-        fresh = own.with_name(f".{own.name}.restored")
-        fresh.unlink(missing_ok=True)
-        try:
-            saved.copy_to(fresh)
-            fresh.replace(own)
-        except OSError as error:
-            raise PrivacyError(f"cannot write {own}: {error.strerror}") from None
-        finally:
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
+        _put(saved, own)
     return counter
 
 
@@ -141,6 +124,20 @@ def is_signed_override(event: str, previous: str) -> bool:
 
 class _AheadError(PrivacyError):
     """The ledger that would be replaced has entries of its own."""
+
+
+def _put(ledger: Ledger, path: Path) -> None:
+    """A copy of a ledger in the place of whatever is there, whole or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        ledger.copy_to(fresh)
+        fresh.replace(path)
+    except OSError as error:
+        raise PrivacyError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
 
 
 def _check_continues(newer: Ledger, older: Ledger, where: str) -> None:

@@ -60,6 +60,7 @@ def open_holder(
     model: CreditModel,
     train_records: Sequence[Record] | Examples,
     holdout_records: Sequence[Record] | Examples,
+    user_column: str | None = None,
     allow_no_privacy: bool = False,
     source: RandomSource | None = None,
 ) -> Holder:
@@ -69,6 +70,7 @@ def open_holder(
         size_class: Declared by a person; sets the public denominator and weight.
         train_records, holdout_records: Records, or examples that are already encoded by a model
             with the same frozen layers.
+        user_column: Column of the shard that users are known by; None for the contract's name.
         source: Randomness of a simulation without privacy; private holders take none.
 
     Raises:
@@ -78,7 +80,14 @@ def open_holder(
     """
     plan = mechanism_plan(contract, size_class)
     check_plan(plan)
-    gate = Gate(contract, plan, ledger, model.schema(), allow_no_privacy=allow_no_privacy)
+    gate = Gate(
+        contract,
+        plan,
+        ledger,
+        model.schema(),
+        user_column=user_column,
+        allow_no_privacy=allow_no_privacy,
+    )
 
     def encoded(records: Sequence[Record] | Examples) -> Examples:
         if isinstance(records, Examples):
@@ -114,8 +123,8 @@ def holder_app(holder: Holder) -> ClientApp:
                 holder.train.under(resolved),
                 holder.plan,
                 adapter,
-                sampling=holder.sampling,
-                noise=holder.noise,
+                sampling=_fresh(holder.sampling),
+                noise=_fresh(holder.noise),
             )
 
         return holder.gate.send_adapter(message, compute)
@@ -149,7 +158,7 @@ def noised_histogram(holder: Holder, message: Message) -> NDArray[np.float64]:
     adapter, resolved = asked(holder, message)
     scores = score(holder.model, holder.holdout.under(resolved), adapter)
     counts = count_users(holder.contract, scores, holder.holdout.labels).astype(np.float64)
-    return add_noise(counts, holder.plan.evaluation_noise_multiplier, holder.noise)
+    return add_noise(counts, holder.plan.evaluation_noise_multiplier, _fresh(holder.noise))
 
 
 def noised_statistics(holder: Holder, message: Message) -> Counts:
@@ -162,4 +171,14 @@ def noised_statistics(holder: Holder, message: Message) -> Counts:
         raise WireError("a request for statistics carries no arrays")
     counts = count_cells(holder.contract, holder.train.records)
     sigma = holder.plan.statistics_noise_multiplier
-    return {name: add_noise(cells, sigma, holder.noise) for name, cells in counts.items()}
+    noise = _fresh(holder.noise)
+    return {name: add_noise(cells, sigma, noise) for name, cells in counts.items()}
+
+
+def _fresh(source: RandomSource) -> RandomSource:
+    """A secure source with a new key, for each answer.
+
+    A machine that is resumed twice from one snapshot, taken while the client waits, must not draw
+    the same noise for two requests.
+    """
+    return SecureRandom() if type(source) is SecureRandom else source

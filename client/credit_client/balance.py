@@ -1,8 +1,8 @@
 """What a ledger's entries add up to: events by account, ε, and what is known to be lost.
 
-Users of the train and hold-out accounts are disjoint as long as one salt and hold-out fraction have
-split them since the first charge; then the holder's ε is the larger of the two accounts'. Otherwise
-a user may be in both, and both accounts' events compose.
+Users of the train and hold-out accounts are disjoint as long as one salt, one hold-out fraction and
+one column of user ids have split them since the first charge; then the holder's ε is the larger of
+the two accounts'. Otherwise a user may be in both, and both accounts' events compose.
 
 A ledger's counter is the number of entries that it has ever had. It is larger than the number of
 entries that are there only where some were lost and a person signed for that (an override entry);
@@ -44,7 +44,9 @@ class Balance:
         self._lost = 0
         self._hashes: dict[int, str] = {0: GENESIS}
         self._entries = 0
+        self._signed = 0
         self.overrides: list[Entry] = []
+        self.open_runs: list[Entry] = []
         for entry in entries:
             self.count(entry)
 
@@ -52,9 +54,15 @@ class Balance:
         """Add the next entry."""
         self._entries = entry.sequence
         if entry.account == "override":
-            known = json.loads(entry.event)["counter"]
+            words = json.loads(entry.event)
+            known = words["counter"]
+            self._signed = max(self._signed + 1, words.get("overrides", 0))
             self._lost += max(known - (self._lost + entry.sequence - 1), 0)
             self.overrides.append(entry)
+        elif entry.account == "open":  # a run without privacy: anybody may have been in it
+            self.open_runs.append(entry)
+            for spent in self._spent.values():
+                spent.append(None)
         elif entry.account == "split":
             self._splits.append(entry.event)
         elif entry.account in ACCOUNTS:
@@ -78,18 +86,23 @@ class Balance:
         return self._lost
 
     @property
+    def signed(self) -> int:
+        """How often a person signed for lost entries, counting words that were lost themselves."""
+        return self._signed
+
+    @property
     def accounts_add(self) -> bool:
         """Whether a user may have been in both accounts."""
         return len(self._splits) > 1 or self._charged_unsplit
 
-    def has_split(self, salt: str, fraction: float) -> bool:
-        """Whether users were split by this salt and hold-out fraction before."""
-        return split_text(salt, fraction) in self._splits
+    def has_split(self, salt: str, fraction: float, user: str) -> bool:
+        """Whether users were split by this salt, hold-out fraction and user column before."""
+        return split_text(salt, fraction, user) in self._splits
 
-    def would_add(self, salt: str, fraction: float) -> bool:
+    def would_add(self, salt: str, fraction: float, user: str) -> bool:
         """Whether a user may be in both accounts once this split is used."""
         charged = any(self._spent.values())
-        new = bool(self._splits or charged) and not self.has_split(salt, fraction)
+        new = bool(self._splits or charged) and not self.has_split(salt, fraction, user)
         return self.accounts_add or new
 
     def hash_at(self, counter: int) -> str | None:
@@ -116,9 +129,16 @@ class Balance:
 
         Args:
             delta: δ of it.
-            holders: How many holders the user is shared by, all with these same entries.
+            holders: How many holders the user is shared by, all with these same entries. At each
+                of them the user may be on another side of the split.
         """
-        return max(epsilon_of(self.composed(account) * holders, delta) for account in ACCOUNTS)
+        train, holdout = self._spent["train"], self._spent["holdout"]
+        if self.accounts_add:
+            return epsilon_of([*train, *holdout] * holders, delta)
+        return max(
+            epsilon_of([*train * times, *holdout * (holders - times)], delta)
+            for times in range(holders + 1)
+        )
 
     def epsilon_replace_one(self, delta: float) -> float:
         """ε under a change of one user for another, who may be on the other side of the split."""
@@ -130,9 +150,10 @@ class Balance:
         )
 
 
-def split_text(salt: str, fraction: float) -> str:
-    """The split's entry; of the salt only its SHA-256 is kept."""
-    return canonical({"holdout": float(fraction), "salt_sha256": digest(salt.encode())})
+def split_text(salt: str, fraction: float, user: str) -> str:
+    """The split's entry: a user's side goes by all three. Of the texts their SHA-256 is kept."""
+    plain = {"salt_sha256": digest(salt.encode()), "user_sha256": digest(user.encode())}
+    return canonical({"holdout": float(fraction), **plain})
 
 
 def epsilon_of(

@@ -48,7 +48,7 @@ class Entry:
         sequence: 1 for the first entry, without gaps.
         time: UTC, ISO 8601, seconds.
         account: "train" or "holdout"; "split" for the entry that records a salt and fraction,
-            "override" for a person's word that entries were lost.
+            "override" for a person's word that entries were lost, "open" for a run without privacy.
         event: Canonical JSON of the privacy event ("null" in a run without privacy), of the split
             or of the signed word.
         contract_digest: The contract under which it was spent.

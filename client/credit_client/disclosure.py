@@ -147,8 +147,13 @@ def never_sent(plan: MechanismPlan) -> tuple[str, ...]:
     return NEVER_SENT if plan.private else NEVER_SENT[:-1]
 
 
-def ledger_outlook(contract: Contract, plan: MechanismPlan, ledger: Ledger) -> Outlook:
+def ledger_outlook(
+    contract: Contract, plan: MechanismPlan, ledger: Ledger, user_column: str | None = None
+) -> Outlook:
     """What a holder's ledger says of taking part. Nothing is written to it.
+
+    Args:
+        user_column: Column of the shard that users are known by; None for the contract's name.
 
     Raises:
         PrivacyError: If the ledger cannot be read.
@@ -156,7 +161,8 @@ def ledger_outlook(contract: Contract, plan: MechanismPlan, ledger: Ledger) -> O
     balance = ledger.balance
     past = {account: balance.history(account) for account in ACCOUNTS}
     charged = Counter(_kind(e) for e in ledger.entries() if e.contract_digest == contract.digest)
-    add = balance.would_add(contract.split.salt, contract.split.holdout)
+    user = user_column or contract.record.user
+    add = balance.would_add(contract.split.salt, contract.split.holdout, user)
 
     def after(rounds: int, evaluations: int, statistics: int) -> Spend:
         train, holdout = _schedule(plan, rounds, evaluations, statistics)

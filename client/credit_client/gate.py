@@ -2,7 +2,9 @@
 
 An answer is made in this order: look the request up (a repeated one gets the same bytes, never
 fresh noise); check the budget; compute; charge the ledger and store the reply in one durable
-transaction; only then hand the reply out. Nothing else in this package makes a message.
+transaction; only then hand the reply out. Whatever fails once data was read is charged too, and
+refused for ever: that it failed may be due to one user. Nothing else in this package makes a
+message.
 
 What goes to the network are bytes, and `Exit` alone makes them: it lists each message in the
 manifest, and lets arrays pass only if they are the very bytes that the ledger charged.
@@ -38,6 +40,9 @@ from credit_common.wire import (
 
 log = logging.getLogger(__name__)
 
+FAILED = b""
+"""What the ledger keeps in the place of an answer that could not be computed."""
+
 
 class Gate:
     """Charges, lists and builds every outbound message of one holder.
@@ -47,6 +52,7 @@ class Gate:
         plan: The mechanism that trainer and ledger share.
         ledger: The holder's durable account.
         schema: Names and shapes of an adapter; nothing else leaves as arrays.
+        user_column: Column of the shard that users are known by; None for the contract's name.
         allow_no_privacy: Whether a contract without a budget is accepted at all.
 
     Raises:
@@ -60,6 +66,7 @@ class Gate:
         ledger: Ledger,
         schema: dict[str, tuple[int, ...]],
         *,
+        user_column: str | None = None,
         allow_no_privacy: bool = False,
     ) -> None:
         if not plan.private and not allow_no_privacy:
@@ -67,13 +74,15 @@ class Gate:
         self._contract, self._plan, self._ledger = contract, plan, ledger
         self._schema = schema
         self._weight = plan.expected_batch_size  # in proportion to the public size class
-        ledger.bind_split(contract.split.salt, contract.split.holdout)
+        ledger.bind_split(
+            contract.split.salt, contract.split.holdout, user_column or contract.record.user
+        )
 
     def send_adapter(self, request: Message, train: Callable[[], Arrays]) -> Message:
         """Answer a training request with the adapter that `train` returns."""
 
         def compute() -> bytes:
-            adapter = train()
+            adapter = {name: _finite(array) for name, array in train().items()}
             check_adapter(self._schema, adapter)
             return pack(adapter)
 
@@ -138,7 +147,7 @@ class Gate:
             payload = self._ledger.lookup(message_id, digest)
             if payload is None:
                 self._ledger.check(account, event, budget_epsilon=plan.epsilon, delta=plan.delta)
-                payload = compute()
+                payload = self._computed(compute)
                 self._ledger.charge(
                     account,
                     event,
@@ -149,6 +158,9 @@ class Gate:
                     budget_epsilon=plan.epsilon,
                     delta=plan.delta,
                 )
+            if payload == FAILED:
+                log.warning("refused a request: computing its answer failed, which was charged")
+                return refusal(request)
             log.info("released %s, %d bytes, sha256 %s", account, len(payload), _short(payload))
             return build(payload)
         except CreditError as error:  # own errors name no data; the server learns one code
@@ -157,6 +169,16 @@ class Gate:
         except Exception as error:  # whatever broke may quote data: its type is all that is kept
             log.warning("refused a request: %s", type(error).__name__)
             return refusal(request)
+
+    @staticmethod
+    def _computed(compute: Callable[[], bytes]) -> bytes:
+        try:
+            return compute()
+        except CreditError:
+            raise  # own errors are about the request: they are raised before data is read
+        except Exception as error:  # may quote data, and may depend on it: its type is all we keep
+            log.warning("computing an answer failed: %s", type(error).__name__)
+            return FAILED
 
 
 class Exit:
@@ -195,6 +217,12 @@ class Exit:
         entry = self._ledger.confirm(reply.message_id, payload)
         self._manifest.add(kind, len(content), payload_sha256=entry.reply_digest, **facts)
         return content
+
+
+def _finite(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Released numbers as finite ones. A refusal instead would tell of a release uncharged."""
+    largest = float(np.finfo(np.float32).max)
+    return np.nan_to_num(array, nan=0.0, posinf=largest, neginf=-largest)
 
 
 def _short(payload: bytes) -> str:

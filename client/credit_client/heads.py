@@ -34,10 +34,12 @@ class OwnHeads:
         """The ledger's head now.
 
         Args:
-            spend: Whether it says what the ledger has spent, which takes about a second.
+            spend: Whether it says what the ledger has spent, which takes about a second. Where
+                entries were lost nobody knows, and it says nothing.
         """
         contract, ledger = self._identity.bundle.contract, self._ledger
         delta = contract.privacy.delta
+        spend = spend and not ledger.balance.overrides
         spent = _told(ledger.epsilon_overall(delta)) if spend else None
         replaced = _told(ledger.epsilon_replace_one(delta)) if spend else None
         return sign_head(
@@ -46,7 +48,7 @@ class OwnHeads:
             contract_digest=contract.digest,
             counter=ledger.balance.counter,
             blinded_hash=self._blinded(ledger.head[1]),
-            overrides=len(ledger.balance.overrides),
+            overrides=ledger.balance.signed,
             delta=delta,
             epsilon=spent,
             epsilon_replace_one=replaced,

@@ -29,14 +29,12 @@ from credit_common.certificates import (
     Subject,
     certificate_sha256,
     expiry,
-    fingerprint,
     is_issued_by,
     key_pem,
     load_certificate,
     load_key,
     make_request,
     new_key,
-    public_hex,
     public_key_of,
     read_private,
     subject_of,
@@ -77,10 +75,8 @@ class Identity:
 
     @property
     def witness(self) -> Witness:
-        """What remembers the ledger's newest head outside the home; it goes by the key."""
-        key = load_key(self.key_pem, str(self.key_path)).public_key()
-        name = fingerprint(bytes.fromhex(public_hex(key))).replace(" ", "")
-        return Witness(state_folder() / f"{self.subject.name}-{name}.json")
+        """What remembers the ledger's newest head outside the home."""
+        return _witness(self.bundle, self.subject.name)
 
     @property
     def manifest(self) -> Manifest:
@@ -135,6 +131,7 @@ def request(home: Path, bundle: Bundle, name: str, size_class: str) -> Path:
         if (home / f"{name}.pem").exists():  # the key alone was lost; what was spent is spent
             _check_ledger(ledger_path)
         elif not ledger_path.exists():
+            _check_never_sent(home, bundle, name)
             Ledger.create(ledger_path).close()
     write_bundle(home / BUNDLE_FILE, bundle)
     if not key_path.exists():
@@ -256,6 +253,24 @@ def _check_dates(certificate: x509.Certificate, path: Path) -> None:
         raise TrustError(
             f"{path} expired on {end.isoformat()}: run `credit-client request` again, and ask the "
             f"coordinator for `flower-server enrol --renew`"
+        )
+
+
+def _witness(bundle: Bundle, name: str) -> Witness:
+    """Of a holder of a federation, whatever its key: a key may be lost together with the ledger."""
+    authority = certificate_sha256(bundle.ca_pem.encode()).replace(":", "")[:16].lower()
+    return Witness(state_folder() / f"{bundle.federation}-{authority}-{name}.json")
+
+
+def _check_never_sent(home: Path, bundle: Bundle, name: str) -> None:
+    """A holder that has sent something before had a ledger, which a new one does not replace."""
+    seen = _witness(bundle, name).mark()
+    traces = [home / f"{name}.manifest.jsonl", *sorted(home.glob("releases/*"))]
+    left = [path for path in traces if path.exists()]
+    if left or (seen is not None and seen.counter > 0):
+        what = left[0] if left else _witness(bundle, name).path
+        raise PrivacyError(
+            f"{what} shows that {name!r} took part before, and its ledger is missing. {EXHAUSTED}"
         )
 
 

@@ -63,7 +63,7 @@ class Ledger:
                 self._count(entry)
             if witness is not None:
                 witness.check(self._balance.counter, self._balance.hash_at, name)
-                witness.note(self._balance.counter, self.head[1])
+                self._tell_witness()
         except PrivacyError:
             self.close()
             raise
@@ -99,15 +99,22 @@ class Ledger:
         """
         return cls(open_in_memory(), "ledger in memory", durable=False)
 
-    def bind_split(self, salt: str, fraction: float) -> None:
-        """Record the salt and hold-out fraction by which users are split from now on.
+    def bind_split(self, salt: str, fraction: float, user: str = "") -> None:
+        """Record by what users are split from now on: salt, hold-out fraction, column of user ids.
 
-        The second different pair, or a first one after a charge, makes the accounts add up for
-        ever. Only the salt's SHA-256 is kept.
+        A second different split, or a first one after a charge, makes the accounts add up for
+        ever. Only the SHA-256 of the texts is kept.
         """
         with self._writing():
-            if not self._balance.has_split(salt, fraction):
-                self._append("split", split_text(salt, fraction), "", None, "", b"")
+            if not self._balance.has_split(salt, fraction, user):
+                self._append("split", split_text(salt, fraction, user), "", None, "", b"")
+
+    def note_open_run(self, contract_digest: str) -> None:
+        """Record that a run without privacy begins: from then on ε is infinite for ever."""
+        with self._writing():
+            known = {entry.contract_digest for entry in self._balance.open_runs}
+            if contract_digest not in known:
+                self._append("open", "null", contract_digest, None, "", b"")
 
     def check(
         self, account: Account, event: Event | None, budget_epsilon: float | None, delta: float
@@ -128,6 +135,12 @@ class Ledger:
             PrivacyError: If noise or a finite budget is missing.
         """
         with self._lock:
+            if self._balance.open_runs:
+                number = self._balance.open_runs[0].sequence
+                raise BudgetError(
+                    f"{self._name}: entry {number} is a run without privacy, so that epsilon is "
+                    f"infinite for ever"
+                )
             spent = self._balance.composed(account)
             if event is None and budget_epsilon is None and not self._durable:
                 return math.inf
@@ -326,11 +339,20 @@ class Ledger:
             try:
                 yield
                 self._execute("COMMIT")
-                if self._witness is not None:
-                    self._witness.note(self._balance.counter, self.head[1])
+                self._tell_witness()
             finally:
                 if self._connection is not None and self._connection.in_transaction:
                     self._execute("ROLLBACK")
+
+    def _tell_witness(self) -> None:
+        if self._witness is None:
+            return
+        balance = self._balance
+        try:
+            self._witness.note(balance.counter, self.head[1], balance.signed)
+        except PrivacyError:
+            self.close()  # a release that no witness knows of must not be answered from here
+            raise
 
     def _append(
         self,

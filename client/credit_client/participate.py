@@ -16,7 +16,8 @@ from credit_client.preflight import check_floors
 from credit_client.shard import Shard, read_shard, write_rejects
 from credit_common import federation_pb2 as pb
 from credit_common.claim import Facts, schedule_epsilon
-from credit_common.errors import LinkError, PrivacyError
+from credit_common.contract import Contract
+from credit_common.errors import LinkError, PrivacyError, ShardError
 from credit_common.evaluation import rows_of
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
 from credit_common.protocol import head_of, largest_arrays
@@ -82,6 +83,8 @@ def participate(
     shard = read_shard(shard_path, contract, mapping=terms.mapping)
     log.info("%s: %s", shard_path.name, shard.summary())
     _keep_rejects(identity, shard)
+    if not shard.train:
+        raise ShardError(f"{shard_path}: the shard has no usable training user")
     check_plan(mechanism_plan(contract, identity.subject.size_class))
     private = contract.privacy.private
     # Opened before anything is sent: a ledger that is not whole releases nothing.
@@ -128,6 +131,7 @@ def _take_part(
         model=model,
         train_records=[example.record for example in shard.train],
         holdout_records=[example.record for example in shard.holdout],
+        user_column=(terms.mapping or ShardMapping()).column(contract.record.user),
         allow_no_privacy=terms.allow_no_privacy,
         source=source,
     )
@@ -139,10 +143,13 @@ def _take_part(
             round=request.round,
             kind=pb.Kind.Name(request.kind).lower(),
             refused=reply.WhichOneof("outcome") == "refused",
-            epsilon=ledger.epsilon_overall(contract.privacy.delta) if private else None,
+            epsilon=_told(ledger, contract) if private else None,
         )
 
     array_bytes = largest_arrays(contract, model.initial_adapter())
+    if not private:  # what leaves without noise is remembered for ever
+        with Ledger.open(identity.ledger_path, identity.witness) as durable:
+            durable.note_open_run(contract.digest)
     exit_ = Exit(identity.manifest, ledger)
     with Link(identity, address, array_bytes, exit_=exit_, heads=heads) as link:
         finished = link.work(
@@ -151,7 +158,7 @@ def _take_part(
             on_waiting=lambda reason, seconds: tell("waiting", reason=reason, seconds=seconds),
             on_answered=answered,
         )
-    spent = ledger.epsilon_overall(contract.privacy.delta) if private else None
+    spent = _told(ledger, contract) if private else None
     schedule = schedule_epsilon(contract, finished.rounds)
     edges = unpack_adapter(finished.edges) if contract.federated_fields else {}
     histogram = unpack_histogram(finished.histogram) if finished.histogram else None
@@ -175,6 +182,12 @@ def _take_part(
     )
     tell("done", release=folder, epsilon=spent, delta=contract.privacy.delta)
     return folder
+
+
+def _told(ledger: Ledger, contract: Contract) -> float | None:
+    """ε spent so far; None where entries were lost, since nobody knows then."""
+    unknown = bool(ledger.balance.overrides)
+    return None if unknown else ledger.epsilon_overall(contract.privacy.delta)
 
 
 def _keep_rejects(identity: Identity, shard: Shard) -> None:

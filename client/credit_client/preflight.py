@@ -122,7 +122,11 @@ def inspect(
     shard = read_shard(shard_path, _unfilled(contract), mapping=mapping)
     counts = _counts(shard_path, shard)
     class_users = contract.privacy.class_users(size_class)
-    outlook = None if ledger is None else ledger_outlook(contract, plan, ledger)
+    outlook = (
+        None
+        if ledger is None
+        else ledger_outlook(contract, plan, ledger, mapping.column(contract.record.user))
+    )
     refusals = [] if plan.private or allow_no_privacy else [NO_PRIVACY]
     refusals += _refusal(check_floors, contract, max_epsilon, max_delta)
     refusals += _refusal(check_plan, plan)

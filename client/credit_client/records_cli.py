@@ -89,7 +89,7 @@ def _ledger(options: argparse.Namespace) -> int:
         return 0
 
     def line(entry: Entry) -> str:
-        what = json.loads(entry.event)
+        what = json.loads(entry.event) or {"without": "privacy"}
         said = ", ".join(f"{k} {v}" for k, v in what.items() if k not in _UNSHOWN)
         return f"{entry.sequence:>6}  {entry.time[:19]}  {entry.account:8}  {said}"
 

@@ -103,6 +103,7 @@ def override(identity: Identity, reason: str, counter: int = 0) -> Entry:
         words: dict[str, Any] = {
             "counter": known,
             "holder": identity.subject.name,
+            "overrides": max(balance.signed, seen.overrides if seen else 0) + 1,
             "previous": ledger.head[1],
             "reason": reason.strip(),
         }
@@ -110,7 +111,7 @@ def override(identity: Identity, reason: str, counter: int = 0) -> Entry:
         words["public_key"] = public_hex(key.public_key())
         words["signature"] = sign(key, canonical(words).encode())
         entry = ledger.override(canonical(words), known)
-        identity.witness.note(ledger.balance.counter, ledger.head[1])
+        identity.witness.note(ledger.balance.counter, ledger.head[1], ledger.balance.signed)
     return entry
 
 

@@ -20,10 +20,17 @@ from credit_common.fetch import write_atomically
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A head that was seen: the ledger's counter, and the hash of the entry that it then had."""
+    """A head that was seen.
+
+    Attributes:
+        counter: Of the ledger.
+        hash: Of the entry that it then had.
+        overrides: How often a person had signed for lost entries.
+    """
 
     counter: int
     hash: str
+    overrides: int = 0
 
 
 def state_folder() -> Path:
@@ -57,13 +64,14 @@ class Witness:
         except (OSError, ValueError):
             raise PrivacyError(f"the ledger's witness {self.path} cannot be read") from None
         try:
-            counter, digest = plain["counter"], plain["hash"]
-            ok = type(counter) is int and counter >= 0 and re.fullmatch("[0-9a-f]{64}", digest)
+            counter, digest, signed = plain["counter"], plain["hash"], plain["overrides"]
+            counts = all(type(count) is int and count >= 0 for count in (counter, signed))
+            ok = counts and re.fullmatch("[0-9a-f]{64}", digest)
         except (TypeError, KeyError):
             ok = None
         if not ok:
             raise PrivacyError(f"the ledger's witness {self.path} is damaged")
-        return Mark(counter=counter, hash=digest)
+        return Mark(counter=counter, hash=digest, overrides=signed)
 
     def check(self, counter: int, hash_at: Callable[[int], str | None], name: str) -> None:
         """Hold a ledger against what is remembered.
@@ -90,13 +98,13 @@ class Witness:
                 f"{seen.counter} differs. {EXHAUSTED}"
             )
 
-    def note(self, counter: int, digest: str) -> None:
+    def note(self, counter: int, digest: str, overrides: int = 0) -> None:
         """Remember a newer head; on the disk when this returns.
 
         Raises:
             PrivacyError: If it cannot be written.
         """
-        mark = Mark(counter=counter, hash=digest)
+        mark = Mark(counter=counter, hash=digest, overrides=overrides)
         if mark == self._noted:
             return
         try:

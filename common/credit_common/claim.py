@@ -25,6 +25,10 @@ NO_PRIVACY = (
     "There is no privacy: this model was trained without differential privacy. Whoever has it may "
     "learn from it about single users in the data of the holders. Use it for research only."
 )
+LOST = (
+    " The ledger of at least one holder has lost entries: for its users, epsilon over all runs is "
+    "unknown."
+)
 ADVERSARY = (
     "somebody who sees every message that a holder sends in this run, as the coordinator does, who "
     "knows the contract and all that other holders sent, and who has this release"
@@ -164,7 +168,8 @@ def check_claim(contract: Contract, facts: Facts) -> None:
             missing, or there is one without DP.
     """
     for head in facts.heads:
-        if head.contract_digest != contract.digest or head.epsilon is None:
+        silent = head.epsilon is None and not head.overrides
+        if head.contract_digest != contract.digest or silent:
             raise PrivacyError(f"the head of node {head.node_id} says nothing of this contract")
     most = contract.training.rounds
     if facts.rounds > most:
@@ -210,7 +215,7 @@ def promise(contract: Contract, facts: Facts) -> str:
         "its own ledger has the sum, and under this contract refuses past epsilon "
         f"{budget:g}. It does not "
         "make the model anonymous data."
-    )
+    ) + (LOST if any(head.overrides for head in facts.heads) else "")
 
 
 def privacy_statement(contract: Contract, facts: Facts) -> dict[str, Any]:

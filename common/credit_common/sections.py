@@ -168,7 +168,8 @@ class LearningRates:
     def __post_init__(self) -> None:
         for name in ("lora", "head", "wide"):
             value = getattr(self, name)
-            require(value > 0, f"training.learning_rate.{name}", value, "positive")
+            ok = 0 < value <= 1000
+            require(ok, f"training.learning_rate.{name}", value, "inside (0, 1000]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +209,8 @@ class Training:
         require(0 <= self.momentum < 1, "training.momentum", self.momentum, "inside [0, 1)")
         ok = self.momentum == 0 or self.optimizer == "sgd"
         require(ok, "training.momentum", self.momentum, 'zero unless the optimizer is "sgd"')
-        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
+        ok = 0 <= self.weight_decay <= 1
+        require(ok, "training.weight_decay", self.weight_decay, "between 0 and 1")
         radius = self.adversarial
         require(0 <= radius <= 10, "training.adversarial", radius, "between 0 and 10")
         require(0 <= self.average < 1, "training.average", self.average, "inside [0, 1)")
@@ -245,7 +247,8 @@ class Privacy:
         ok = self.epsilon is None or 0 < self.epsilon <= 50
         require(ok, "privacy.epsilon", self.epsilon, "inside (0, 50], or absent for no privacy")
         require(0 < self.delta <= 1e-3, "privacy.delta", self.delta, "inside (0, 0.001]")
-        require(self.clip_norm > 0, "privacy.clip_norm", self.clip_norm, "positive")
+        ok = 0 < self.clip_norm <= 1e6
+        require(ok, "privacy.clip_norm", self.clip_norm, "inside (0, 1000000]")
         sigma = self.noise_multiplier
         if self.epsilon is None:
             require(sigma == 0, "privacy.noise_multiplier", sigma, "0 where epsilon is absent")

@@ -41,10 +41,12 @@ class Heads:
         return self._newest.get(node_id)
 
     def under(self, contract_digest: str) -> tuple[Head, ...]:
-        """The newest heads that say what was spent under a contract, by node id."""
+        """The newest heads that say what was spent under a contract, or that it is unknown."""
         heads = (self._newest[node] for node in sorted(self._newest))
         return tuple(
-            h for h in heads if h.contract_digest == contract_digest and h.epsilon is not None
+            h
+            for h in heads
+            if h.contract_digest == contract_digest and (h.epsilon is not None or h.overrides)
         )
 
     def take(self, head: Head, node_id: int, public_key: str) -> None:

@@ -106,7 +106,7 @@ def answer():
             "histogram": ("holdout", plan.evaluation_event()),
         }
         with Ledger.open(identity.ledger_path, identity.witness) as ledger:
-            ledger.bind_split(contract.split.salt, contract.split.holdout)
+            ledger.bind_split(contract.split.salt, contract.split.holdout, contract.record.user)
             door = Exit(identity.manifest, ledger)
             door.greeting(hello(contract.digest))
             for round_, kind in enumerate(kinds, start=1):

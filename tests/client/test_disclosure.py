@@ -138,7 +138,7 @@ def charge(ledger, plan, rounds, evaluations, contract_digest, statistics=0):
 
 
 def split(ledger, contract):
-    ledger.bind_split(contract.split.salt, contract.split.holdout)
+    ledger.bind_split(contract.split.salt, contract.split.holdout, contract.record.user)
 
 
 PASTS = {

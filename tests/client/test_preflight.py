@@ -62,7 +62,7 @@ def write(tmp_path):
 @pytest.fixture
 def ledger(contract):
     with Ledger.in_memory() as made:
-        made.bind_split(contract.split.salt, contract.split.holdout)
+        made.bind_split(contract.split.salt, contract.split.holdout, contract.record.user)
         yield made
 
 
@@ -297,7 +297,7 @@ def test_statistics_that_the_ledger_has_no_room_for_are_refused(federated, write
     plan = look(dear, path).plan
     used = {"budget_epsilon": 50.0, "delta": 1e-5, "request_digest": "", "reply": b""}
     with Ledger.in_memory() as ledger:
-        ledger.bind_split(dear.split.salt, dear.split.holdout)
+        ledger.bind_split(dear.split.salt, dear.split.holdout, dear.record.user)
         assert look(dear, path, ledger).refusals == ()
         ledger.charge("train", plan.statistics_event(), contract_digest="another", message_id="1",
                       **used)  # fmt: skip
@@ -305,7 +305,7 @@ def test_statistics_that_the_ledger_has_no_room_for_are_refused(federated, write
         assert "the privacy budget ends here" in refusal
         # What this very contract has had of them is not asked for again.
         begun = Ledger.in_memory()
-        begun.bind_split(dear.split.salt, dear.split.holdout)
+        begun.bind_split(dear.split.salt, dear.split.holdout, dear.record.user)
         begun.charge("train", plan.statistics_event(), contract_digest=dear.digest,
                      message_id="1", **used)  # fmt: skip
         assert look(dear, path, begun).refusals == ()

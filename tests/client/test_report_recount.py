@@ -100,7 +100,7 @@ def random_entries(draw):
     for _ in range(draw.randrange(9)):
         account = draw.choice(["train", "holdout", "split", "override"])
         if account == "split":
-            event = split_text(draw.choice("ab"), draw.choice([0.1, 0.25]))
+            event = split_text(draw.choice("ab"), draw.choice([0.1, 0.25]), draw.choice("uv"))
             if (account, event) in contents:  # a ledger enters no split twice
                 continue
         elif account == "override":

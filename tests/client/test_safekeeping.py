@@ -244,3 +244,50 @@ def test_a_head_tells_nothing_that_is_not_in_its_fields(holder):
         assert head.epsilon_replace_one == ledger.epsilon_replace_one(1e-5)
         assert OwnHeads(holder, ledger).head().epsilon is None
     assert head.public_key == public_hex(own.load_key(holder.key_pem, "").public_key())
+
+
+def test_after_a_loss_no_head_tells_what_was_spent(holder):
+    spend(holder, 0)
+    holder.ledger_path.unlink()
+    override(holder, "gone")
+    spend(holder, 1)
+    with opened(holder) as ledger:
+        head = OwnHeads(holder, ledger).head(spend=True)
+    assert (head.epsilon, head.epsilon_replace_one, head.overrides) == (None, None, 1)
+
+
+def test_words_that_were_lost_themselves_are_still_counted(holder):
+    for number in range(3):
+        spend(holder, number)
+        holder.ledger_path.unlink()
+        override(holder, "gone again")
+    with opened(holder) as ledger:
+        assert len(ledger.balance.overrides) == 1
+        assert ledger.balance.signed == 3
+        assert OwnHeads(holder, ledger).head().overrides == 3
+
+
+def test_a_holder_that_took_part_gets_no_new_ledger_though_all_else_is_lost(holder, federation):
+    """Key, certificate and ledger are gone; the witness remembers."""
+    spend(holder, 0)
+    name = holder.subject.name
+    for path in holder.home.iterdir():
+        path.unlink()
+    with pytest.raises(PrivacyError, match=f"'{name}' took part before"):
+        own.request(holder.home, federation[2], name, "small")
+    holder.witness.path.unlink()
+    holder.manifest.add("adapter", 1, message_id="m", round=1, payload_sha256="0" * 64)
+    with pytest.raises(PrivacyError, match=r"manifest\.jsonl shows"):
+        own.request(holder.home, federation[2], name, "small")
+    assert not holder.ledger_path.exists()
+
+
+def test_a_new_key_does_not_shake_off_the_witness(holder, federation):
+    spend(holder, 0)
+    older = holder.ledger_path.read_bytes()
+    spend(holder, 1)
+    holder.key_path.unlink()
+    own.request(holder.home, federation[2], holder.subject.name, "small")
+    holder.ledger_path.write_bytes(older)
+    with pytest.raises(PrivacyError, match="rolled back"):
+        opened(holder)

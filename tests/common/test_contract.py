@@ -31,7 +31,7 @@ FIELD = 'name = "age"\nkind = "number"\nrange = [18, 100]\nedges = [25, 40, 60]'
         ("rounds = 3", "rounds = 0", ["training.rounds", "between 1 and 10000"]),
         ("rounds = 3", "rounds = 3.0", ["training.rounds", "an integer"]),
         ("rounds = 3", "rounds = true", ["training.rounds", "True", "an integer"]),
-        ("lora = 0.1", "lora = -0.1", ["training.learning_rate.lora", "-0.1", "positive"]),
+        ("lora = 0.1", "lora = -0.1", ["training.learning_rate.lora", "-0.1", "1000"]),
         ("steps = 2", "steps = 2\nadversarial = -1", ["training.adversarial", "0 and 10"]),
         (
             "delta = 1e-5",
@@ -264,7 +264,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
             rounds=st.integers(1, 100),
             steps=st.integers(1, 100),
             sampling_rate=st.floats(1e-6, 1),
-            weight_decay=st.floats(0, 10),
+            weight_decay=st.floats(0, 1),
             learning_rate=st.builds(LearningRates, lora=st.floats(1e-9, 10)),
         ),
         st.builds(Privacy, epsilon=st.floats(0.01, 50), noise_multiplier=st.floats(0.2, 100)),

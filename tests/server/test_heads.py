@@ -12,14 +12,14 @@ KEY = new_key()
 OWN = public_hex(KEY.public_key())
 
 
-def head(counter=7, blinded="b", key=KEY, node_id=2, epsilon=None, digest="c"):
+def head(counter=7, blinded="b", key=KEY, node_id=2, epsilon=None, digest="c", overrides=0):
     return sign_head(
         key,
         node_id=node_id,
         contract_digest=digest * 64,
         counter=counter,
         blinded_hash=blinded * 64,
-        overrides=0,
+        overrides=overrides,
         delta=1e-5,
         epsilon=epsilon,
         epsilon_replace_one=None,
@@ -77,6 +77,12 @@ def test_spend_is_kept_and_a_bare_head_of_the_same_entry_does_not_take_it_away(t
     heads.take(head(9), 2, OWN)
     heads.take(head(5, node_id=3, epsilon=2.0, digest="d"), 3, OWN)
     assert heads.under("c" * 64) == (told,)
+
+
+def test_a_ledger_that_lost_entries_is_among_the_heads_of_a_release(tmp_path):
+    heads = Heads(tmp_path)
+    heads.take(head(9, overrides=1), 2, OWN)
+    assert [kept.overrides for kept in heads.under("c" * 64)] == [1]
 
 
 def test_a_file_that_was_changed_is_refused(tmp_path):

@@ -14,9 +14,9 @@ from credit_simulations.audit_view import audit_summary, write_audit_json, write
 
 CLAIMS = ("eps=inf", "eps=8", "eps=2", "eps=1")
 SOUND = {f"{attack} {claim}" for attack in ("one-run", "membership") for claim in CLAIMS}
-SOUND |= {"single step"}
+SOUND |= {"single step by mu"}
 BROKEN = {f"one-run {how}" for how in ("no noise", "fixed seed", "no clip", "five rows a user")}
-BROKEN |= {f"single step, {how}" for how in ("half noise", "three rows a user")}
+BROKEN |= {f"single step by mu, {how}" for how in ("half noise", "three rows a user")}
 
 
 @pytest.fixture(scope="module")

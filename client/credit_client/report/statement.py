@@ -84,6 +84,9 @@ def privacy_report(
     for entry in balance.overrides:
         if not is_signed_override(entry.event, entry.previous):
             raise PrivacyError(f"entry {entry.sequence} is an override that nobody signed")
+    if balance.open_runs:
+        number = balance.open_runs[0].sequence
+        raise PrivacyError(f"entry {number} is a run without privacy: epsilon is infinite")
     whole = not balance.overrides
     if whole:  # else what lost entries were for cannot be told
         _check_releases(identity, balance)

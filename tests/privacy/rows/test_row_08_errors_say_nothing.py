@@ -123,3 +123,33 @@ def test_row_08_catches_a_reader_that_quotes_the_value(tmp_path, caplog, capfd):
 
     with pytest.raises(AssertionError):
         check_bad_rows_say_nothing(quoting, tmp_path, caplog, capfd)
+
+
+def check_a_failure_is_no_free_question(gate, ledger):
+    """Whether computing fails may depend on one user: asking for it again and again has a price."""
+    for number in range(5):
+        message = request()
+        wire.set_message_id(message, f"m{number}")
+        assert gate.send_adapter(message, raises_with_data).has_error()
+    assert len([entry for entry in ledger.entries() if entry.message_id]) == 5
+
+
+class Free(Gate):
+    """Refuses where computing failed, and charges nothing."""
+
+    @staticmethod
+    def _computed(compute):
+        return compute()
+
+
+def test_row_08_a_failure_once_data_was_read_is_charged(contract):
+    with Ledger.in_memory() as ledger:
+        gate = Gate(contract, mechanism_plan(contract, "small"), ledger, {"w": (3,)})
+        check_a_failure_is_no_free_question(gate, ledger)
+
+
+def test_row_08_catches_a_failure_that_is_free(contract):
+    with Ledger.in_memory() as ledger:
+        gate = Free(contract, mechanism_plan(contract, "small"), ledger, {"w": (3,)})
+        with pytest.raises(AssertionError):
+            check_a_failure_is_no_free_question(gate, ledger)

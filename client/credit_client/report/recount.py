@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -121,8 +121,10 @@ def recount(entries: Spent) -> Recount:
     return found
 
 
-def epsilon_of(events: Iterable[dict[str, Any]], delta: float, replace_one: bool = False) -> float:
+def epsilon_of(events: Spent, delta: float, replace_one: bool = False) -> float:
     """ε of events, under add/remove or under replace-one of a user; 0 of none."""
+    if replace_one and renyi_of(events, delta) > FAR:
+        return math.inf
     return _epsilon([(_steps(events, replace_one), 1)], delta, replace_one)
 
 
@@ -137,12 +139,12 @@ def epsilon_shared(counted: Recount, holders: int, delta: float) -> float:
     )
 
 
-def renyi_of(events: Iterable[dict[str, Any]], delta: float) -> float:
+def renyi_of(events: Spent, delta: float) -> float:
     """Rényi's bound of ε under add/remove; 0 of no events."""
     return _renyi([(_steps(events, False), 1)], delta)
 
 
-def _steps(events: Iterable[dict[str, Any]], replace_one: bool) -> _Steps:
+def _steps(events: Spent, replace_one: bool) -> _Steps:
     """Equal mechanisms as one; Gaussians without sampling are one: their squared shifts add up."""
     times: dict[tuple[float, float], int] = {}
     squares = []
@@ -167,9 +169,8 @@ def _epsilon(parts: Sequence[tuple[_Steps, int]], delta: float, replace_one: boo
     given = [(steps, times) for steps, times in parts if steps and times]
     if not given:
         return 0.0
-    far = _renyi(given, delta)
-    if far > FAR:
-        return math.inf if replace_one else far
+    if not replace_one and (far := _renyi(given, delta)) > FAR:
+        return far
     losses = _losses(*given[0], replace_one)
     for steps, times in given[1:]:
         losses = losses.compose(_losses(steps, times, replace_one))

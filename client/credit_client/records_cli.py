@@ -228,7 +228,8 @@ def _verify(options: argparse.Namespace) -> int:
             "difference": verdict.difference,
             "problems": verdict.problems,
         }
-        print(json.dumps(plain, default=str))
+        text = json.dumps(plain, default=str)
+        print(json.dumps(json.loads(text, parse_constant=lambda _: None)))
     else:
         print(f"report of {verdict.holder}, signed with the key {verdict.signer}")
         print(f"{f'at delta {verdict.delta:g}':26} {'report':>10}  {'recomputed':>10}")

@@ -11,9 +11,10 @@ Shares of counts and the AUC are ratios of noised sums, whose denominators may c
 their intervals are those values that a test does not reject (Fieller 1954), which stay honest
 there. Where the noise swamps the counts, an interval is the figure's whole range.
 
-Binning. What cannot be seen in a histogram is where in its bin a score lies. The intervals of AUC,
-Brier score and mean allow for it and so hold for the figure over the scores themselves too; that
-of KS is of the bins' edges, as the figure is.
+Binning. What cannot be seen in a histogram is where in its bin a score lies. The intervals of Brier
+score and mean allow for it wherever that is, and so hold for the figure over the scores themselves
+too. That of the AUC does so where densities are straight within bins, or bins are so coarse that it
+spans all that they could hide. That of KS is of the bins' edges, as the figure is.
 """
 
 import math
@@ -39,10 +40,13 @@ def auc(counts: Counts, noise: float, level: float = LEVEL) -> Interval:
     b' (K - a 11') g zero but for the noise, whose variance is known up to two sums of squares that
     the counts estimate without bias. The values that pass as zero are the interval.
 
-    Binning: where densities are straight across neighbouring bins, the order inside the bins adds
-    Σ (g_i b_i+1 - g_i+1 b_i) / 12 to the numerator, and by chance a variance of
+    Binning: where densities are straight within bins and across neighbours, the order inside the
+    bins adds Σ (g_i b_i+1 - g_i+1 b_i) / 12 to the numerator, and by chance a variance of
     Σ g_i b_i (g_i + b_i + 1) / 12 (Mann and Whitney 1947). The interval spans no such addition and
-    twice of it, since the scores of a bin may all be one, or lie at its ends. Where more than a
+    twice of it, since the scores of a bin may all be one, or lie at its ends. So it holds for the
+    AUC over the scores themselves only where densities are that straight: where one label's scores
+    gather below the other's inside bins, that AUC is off by up to half the share of pairs that have
+    a bin in common, and nothing in the counts shows it. Where more than a
     fifth of all pairs share a bin, neighbours say nothing: then it spans all of them lost and won.
     """
     good, bad = _rows(counts, noise)

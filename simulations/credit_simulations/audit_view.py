@@ -97,6 +97,6 @@ def _meaning(result: AuditResult) -> str:
         f"Each run: {schedule.rounds} rounds of {schedule.steps} steps at sampling rate "
         f"{schedule.sampling_rate:g}. lower bound: the ε that the attack refutes at "
         f"{' or '.join(confidences)} confidence for one arm, δ = {result.delta:g}; it says what "
-        f"the attack found, not what is safe. By mu: the refuted μ of Gaussian DP, told as the ε of "
-        f"a Gaussian mechanism of that μ.\n{result.seconds:.0f} s: {result.command}"
+        f"the attack found, not what is safe. By mu: the refuted μ of Gaussian DP, told as the ε "
+        f"of a Gaussian mechanism of that μ.\n{result.seconds:.0f} s: {result.command}"
     )

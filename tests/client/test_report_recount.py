@@ -180,6 +180,15 @@ def test_an_event_that_epsilon_cannot_be_computed_of_is_refused_by_its_number(ev
         recount([entry])
 
 
+def test_a_run_without_privacy_is_known_by_its_number():
+    entry = {"sequence": 4, "account": "open", "event": "null", "previous": ""}
+    found = recount([entry])
+    assert found.open_runs == [4]
+    assert (found.train, found.holdout, found.add) == ([], [], False)
+    with pytest.raises(PrivacyError, match="entry 4"):
+        recount([{**entry, "event": json.dumps(GOOD)}])
+
+
 def test_an_unknown_account_is_refused():
     entry = {"sequence": 3, "account": "spare", "event": json.dumps(GOOD), "previous": ""}
     with pytest.raises(PrivacyError, match="entry 3 has an unknown account"):

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import json
 
 import pytest
@@ -13,26 +12,12 @@ from credit_client.ledger import Ledger
 from credit_client.report import recount, verify
 from credit_client.report.statement import privacy_report
 from credit_client.safekeeping import override
+from credit_common import accountant
 from credit_common.certificates import load_key, sign
 from credit_common.errors import PrivacyError
+from credit_common.events import FieldHistograms, Histogram, SampledGaussian, event_to_json
 
 ROUNDS = ("adapter", "histogram", "adapter", "histogram", "adapter", "histogram")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _each_epsilon_once():
-    """The same ε is asked for in every test: computed once, by the real function."""
-
-    @functools.cache
-    def computed(text, delta, replace_one):
-        return recount.epsilon_of(json.loads(text), delta, replace_one)
-
-    def remembered(events, delta, replace_one=False):
-        return computed(json.dumps(events), delta, replace_one)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "epsilon_of", remembered)
-        yield
 
 
 @pytest.fixture
@@ -135,14 +120,31 @@ LIES = {
     "epsilon": lambda r: r.update(epsilon=r["epsilon"] - 0.02),
     "epsilon_replace_one": lambda r: r.update(epsilon_replace_one=r["epsilon"]),
     "epsilon_shared.3": lambda r: r["epsilon_shared"].update({"3": r["epsilon"]}),
+    "epsilon_shared: it must be for 2, 3, 5": lambda r: r["epsilon_shared"].pop("5"),
+    "epsilon_shared: it must be for 2": lambda r: r["epsilon_shared"].update({"4": 9.0}),
     "epsilon_shared is left out": lambda r: r.update(epsilon_shared=None),
     "epsilon_by_account.holdout": lambda r: r["epsilon_by_account"].update(holdout=0.1),
     "epsilon: the report says None": lambda r: r.update(epsilon=None),
     "epsilon: the report says nan": lambda r: r.update(epsilon=float("nan")),
+    "epsilon_of_entries": lambda r: r["epsilon_of_entries"].update(replace_one=0.1),
+    "meaning: ": lambda r: r["meaning"].update(odds_factor=1.5),
+    "meaning: it": lambda r: r["meaning"]["belief_after"].update({"0.5": 0.51}),
+    "meaning: it is": lambda r: r.update(meaning=None),
+    "budget_left": lambda r: r.update(budget_left=r["budget_left"] + 0.1),
+    "accountant: Rényi": lambda r: r["accountant"]["cross_check"].update(epsilon=r["epsilon"]),
+    "accountant: Rényi's": lambda r: r["accountant"]["cross_check"].update(epsilon=None),
+    "contracts": lambda r: r["contracts"][r["contract_digest"]].update(train=2),
+    "contracts: ": lambda r: r["contracts"].update({"ab" * 32: {"train": 1}}),
+    "messages: the report lists statistics": lambda r: r["messages"].update(
+        statistics={"times": 1, "bytes": 9}
+    ),
+    "messages_of_lost_entries": lambda r: r.update(messages_of_lost_entries=1),
     "accounts_add": lambda r: r.update(accounts_add=True),
     "lost_entries": lambda r: r.update(lost_entries=1),
     "overrides": lambda r: r["overrides"].append({"sequence": 9, "reason": "none"}),
     "mechanism": lambda r: r["mechanism"].update(noise_multiplier=9.0),
+    "mechanism: entry 3": lambda r: r["mechanism"].update(evaluation_noise_multiplier=9.0),
+    "mechanism: its steps": lambda r: r["mechanism"].update(steps=1),
     "ledger_head: its counter": lambda r: r["ledger_head"].update(counter=99),
     "the chain of the ledger does not end at its head": lambda r: r["releases"].pop(),
     "the chain of the ledger does not end": lambda r: r["ledger_head"].update(hash="0" * 64),
@@ -165,6 +167,132 @@ def test_a_lie_is_named_even_if_the_holder_signed_it(good, holder, check, lie):
     problems = check(report, holder).problems
     assert any(p.startswith(lie) for p in problems), problems
     assert not any("signed" in p for p in problems)
+
+
+def test_a_small_epsilon_that_is_told_as_none_is_a_lie(enrolled, answer, check, contract_text):
+    noise = "[evaluation]\nnoise_multiplier = "
+    identity = enrolled(text=contract_text.replace(f"{noise}2.0", f"{noise}400.0"))
+    answer(identity, "histogram")
+    report = reported(identity)
+    assert 0.005 < report["epsilon"] < 0.006
+    assert check(report).problems == ()
+    report.update(epsilon=0.0, epsilon_by_account={"train": 0.0, "holdout": 0.0})
+    named = {problem.split(":")[0] for problem in check(report, identity).problems}
+    assert {"epsilon", "epsilon_by_account.holdout"} <= named
+
+
+def steps(q, sigma, n):
+    return SampledGaussian(sampling_rate=q, noise_multiplier=sigma, steps=n)
+
+
+PLANS = [
+    [steps(0.001, 50.0, 1000)],
+    [steps(0.001, 20.0, 10_000)],
+    [steps(0.001, 1.0, 1_000_000)],
+    [steps(0.01, 100.0, 10_000)],
+    [steps(0.01, 0.8, 5000), steps(0.05, 1.0, 600), Histogram(noise_multiplier=8.0)],
+    [steps(0.3, 5.0, 1000)],
+    [steps(1, 30.0, 1000)],
+    [Histogram(noise_multiplier=1000.0)],
+    [Histogram(noise_multiplier=20.0, releases=30)],
+    [FieldHistograms(noise_multiplier=50.0, fields=9), steps(0.05, 4.0, 100)],
+    [steps(1, 0.5, 40)],
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("delta", [1e-5, 1e-9])
+def test_what_a_ledger_tells_stays_inside_the_tolerance(plan, delta):
+    events = [event_to_json(event) for event in plan]
+    for told, again in (
+        (accountant.epsilon(plan, delta), recount.epsilon_of(events, delta)),
+        (accountant.epsilon_replace_one(plan, delta), recount.epsilon_of(events, delta, True)),
+        (accountant.epsilon_rdp(plan, delta), recount.renyi_of(events, delta)),
+    ):
+        assert told == again or abs(told - again) <= verify.tolerance(again) / 2
+
+
+TRAIN, HOLDOUT = steps(0.05, 1.0, 60), Histogram(noise_multiplier=2.0)
+
+
+@pytest.mark.parametrize("holders", [2, 3, 5])
+@pytest.mark.parametrize("train", [TRAIN, steps(0.05, 2.0, 60)], ids=["train", "holdout"])
+def test_a_user_of_several_holders_may_be_on_either_side_at_each(holders, train):
+    own, other = event_to_json(train), event_to_json(HOLDOUT)
+    sides = [
+        recount.epsilon_of([own] * times + [other] * (holders - times), 1e-5)
+        for times in range(holders + 1)
+    ]
+    apart = recount.Recount(train=[own], holdout=[other])
+    found = recount.epsilon_shared(apart, holders, 1e-5)
+    assert found == pytest.approx(max(sides), abs=1e-4)
+    assert all(side <= found + 1e-4 for side in sides)
+    added = recount.Recount(train=[own], holdout=[other], add=True)
+    together = recount.epsilon_of([own, other] * holders, 1e-5)
+    assert recount.epsilon_shared(added, holders, 1e-5) == pytest.approx(together, abs=1e-4)
+    assert together > found + 0.1
+
+
+def test_a_user_on_both_sides_may_have_more_than_on_either_side_alone():
+    """A rare large loss on one side, small ones on the other: both readers must look between."""
+    accounts = {
+        "train": steps(0.001, 0.3, 1),
+        "holdout": Histogram(noise_multiplier=1.5),
+    }
+    with Ledger.in_memory() as ledger:
+        ledger.bind_split("salt", 0.25)
+        for account, event in accounts.items():
+            ledger.charge(
+                account,
+                event,
+                contract_digest="c",
+                message_id=account,
+                request_digest="r",
+                reply=b"",
+                budget_epsilon=50.0,
+                delta=1e-5,
+            )
+        told = ledger.balance.epsilon(1e-5, 5)
+    train, holdout = ([event_to_json(event)] for event in accounts.values())
+    found = recount.epsilon_shared(recount.Recount(train=train, holdout=holdout), 5, 1e-5)
+    on_one_side = max(recount.epsilon_of(side * 5, 1e-5) for side in (train, holdout))
+    assert found > on_one_side + 0.2
+    assert told == pytest.approx(found, abs=1e-4)
+
+
+@pytest.mark.usefixtures("without_prv")
+def test_statistics_are_held_against_the_mechanism_too(good, holder, check):
+    event = event_to_json(FieldHistograms(noise_multiplier=8.0, fields=2))
+    report = copy.deepcopy(good)
+    report["releases"][1]["event"] = canonical(event)
+    problems = check(chained_anew(report), holder).problems
+    assert "mechanism: entry 2 was charged for another than the report's" in problems
+    report["mechanism"].update(statistics_noise_multiplier=8.0, statistics_fields=2)
+    assert not any(p.startswith("mechanism") for p in check(report, holder).problems)
+
+
+@pytest.mark.usefixtures("without_prv")
+def test_a_run_without_privacy_makes_epsilon_infinite_whatever_the_report_says(good, holder, check):
+    report = copy.deepcopy(good)
+    last = report["releases"][-1]
+    report["releases"].append({**last, "account": "open", "event": "null", "message_id": None})
+    chained_anew(report)["ledger_head"]["counter"] += 1
+    number = len(report["releases"])
+    named = f"entry {number} is a run without privacy: epsilon is infinite"
+    problems = check(report, holder).problems
+    assert named in problems
+    assert any(p.startswith("epsilon: the report says") for p in problems)
+    report.update(
+        epsilon=None,
+        epsilon_replace_one=None,
+        epsilon_of_entries={"add_remove": None, "replace_one": None},
+        epsilon_shared={"2": None, "3": None, "5": None},
+        epsilon_by_account={"train": None, "holdout": None},
+        meaning=None,
+        budget_left=0,
+    )
+    report["accountant"]["cross_check"]["epsilon"] = None
+    assert check(report, holder).problems == (named,)
 
 
 def entry_removed(report):
@@ -224,6 +352,8 @@ def test_lost_entries_leave_epsilon_unknown_whatever_the_report_says(lost, check
         problems = check({**report, **lie}, identity).problems
         assert any(named in p for p in problems), lie
         assert set(honest) < set(problems)
+    tidy = {**report, "messages_of_lost_entries": 7}  # nobody can count those
+    assert check(tidy, identity).problems == honest
 
 
 @pytest.mark.usefixtures("without_prv")

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -45,6 +44,8 @@ _BOUNDS: dict[str, dict[str, tuple[Any, float, float]]] = {
 """Kind of event -> key -> type, least and most: past these ε cannot be computed."""
 _Steps = tuple[tuple[float, float, int], ...]
 """Sampling rate, noise multiplier and number of steps of each mechanism."""
+_Parts = tuple[tuple[_Steps, int], ...]
+"""What is composed, and how often each."""
 
 
 @dataclass(kw_only=True)
@@ -125,23 +126,23 @@ def epsilon_of(events: Spent, delta: float, replace_one: bool = False) -> float:
     """ε of events, under add/remove or under replace-one of a user; 0 of none."""
     if replace_one and renyi_of(events, delta) > FAR:
         return math.inf
-    return _epsilon([(_steps(events, replace_one), 1)], delta, replace_one)
+    return _epsilon(((_steps(events, replace_one), 1),), delta, replace_one)
 
 
 def epsilon_shared(counted: Recount, holders: int, delta: float) -> float:
     """ε of a user of several holders with these entries, who may be on either side at each."""
     if counted.add:
-        return _epsilon([(_steps(counted.train + counted.holdout, False), holders)], delta, False)
+        return _epsilon(((_steps(counted.train + counted.holdout, False), holders),), delta, False)
     train, holdout = _steps(counted.train, False), _steps(counted.holdout, False)
     return max(
-        _epsilon([(train, times), (holdout, holders - times)], delta, False)
+        _epsilon(((train, times), (holdout, holders - times)), delta, False)
         for times in range(holders + 1)
     )
 
 
 def renyi_of(events: Spent, delta: float) -> float:
     """Rényi's bound of ε under add/remove; 0 of no events."""
-    return _renyi([(_steps(events, False), 1)], delta)
+    return _renyi(((_steps(events, False), 1),), delta)
 
 
 def _steps(events: Spent, replace_one: bool) -> _Steps:
@@ -164,9 +165,11 @@ def _steps(events: Spent, replace_one: bool) -> _Steps:
     return (*sampled, (1.0, 1 / math.sqrt(math.fsum(squares)), 1)) if squares else sampled
 
 
-def _epsilon(parts: Sequence[tuple[_Steps, int]], delta: float, replace_one: bool) -> float:
+# Accounts stand in several sums, and their parts in several accounts: each is composed once.
+@lru_cache(maxsize=1024)
+def _epsilon(parts: _Parts, delta: float, replace_one: bool) -> float:
     """ε of the parts, each of them so often, composed."""
-    given = [(steps, times) for steps, times in parts if steps and times]
+    given = tuple((steps, times) for steps, times in parts if steps and times)
     if not given:
         return 0.0
     if not replace_one and (far := _renyi(given, delta)) > FAR:
@@ -177,7 +180,6 @@ def _epsilon(parts: Sequence[tuple[_Steps, int]], delta: float, replace_one: boo
     return float(losses.get_epsilon_for_delta(delta))
 
 
-# Accounts stand in several sums, and their parts in several accounts: each is composed once.
 @lru_cache(maxsize=64)
 def _losses(steps: _Steps, times: int, replace_one: bool) -> Any:
     if times > 1:
@@ -204,7 +206,7 @@ def _step_losses(rate: float, sigma: float, replace_one: bool) -> Any:
     )
 
 
-def _renyi(parts: Sequence[tuple[_Steps, int]], delta: float) -> float:
+def _renyi(parts: _Parts, delta: float) -> float:
     from dp_accounting.rdp import compute_epsilon
 
     curves = [

@@ -28,7 +28,7 @@ from credit_client.report.recount import (
     recount,
     renyi_of,
 )
-from credit_client.report.retold import retold_problems
+from credit_client.report.retold import meaning_problems, retold_problems
 from credit_common.bundle import read_object
 from credit_common.certificates import fingerprint, is_signed
 from credit_common.errors import CreditError, PrivacyError
@@ -122,7 +122,9 @@ def _verdict(report: dict[str, Any]) -> Verdict:
         if not _agree(claimed[name], value):
             said = claimed[name]
             problems.append(f"{name}: the report says {said}, its entries spend {value:.4f}")
-    problems += retold_problems(report, counted, report["epsilon"])
+    problems += retold_problems(report, counted)
+    if counted.overrides or _agree(report["epsilon"], found["epsilon"]):
+        problems += meaning_problems(report, counted)
     cross, bound = report["accountant"]["cross_check"]["epsilon"], _renyi(counted, delta)
     if not _agree(cross, bound):
         problems.append(f"accountant: Rényi's bound is {cross} in the report, and {bound:.4f}")

@@ -1,19 +1,27 @@
 """Row 7: no count, loss or other number leaves that is not declared, noised and charged.
 
 The check canonicalises an outgoing message into its leaves and holds each against the allow-list.
-The broken variant is what Flower's examples send: num-examples and a loss beside the arrays.
+The broken variants are what Flower's examples send, num-examples and a loss beside the arrays, and
+a signed head that has the number of users where its counter should be.
 """
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from credit_client.gate import Gate
+from credit_client import identity as own
+from credit_client.gate import Exit, Gate
+from credit_client.heads import OwnHeads
 from credit_client.ledger import Ledger
 from credit_common import federation_pb2 as pb
 from credit_common import wire
+from credit_common.bundle import Bundle
+from credit_common.certificates import load_key
+from credit_common.heads import Head, sign_head
 from credit_common.privacy import mechanism_plan
-from credit_common.protocol import hello, to_reply
+from credit_common.protocol import from_head, hello, to_head, to_reply
+from credit_server.authority import create_authority
+from credit_server.enrol import enrol
 
 SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
 ALLOWED = {
@@ -139,3 +147,94 @@ def test_row_07_catches_an_array_or_a_field_that_is_smuggled_in():
     grown = pb.Reply(message_id="m").SerializeToString() + bytes([15 << 3, 37])
     with pytest.raises(AssertionError):
         check_nothing_undeclared(pb.Reply.FromString(grown))
+
+
+@pytest.fixture
+def holder(tmp_path, contract, contract_text):
+    """An enrolled holder and its open ledger, with two charged answers, "m0" and "m1"."""
+    folder = tmp_path / "coordinator"
+    folder.mkdir()
+    authority = create_authority(folder, "shop-credit")
+    bundle = Bundle(
+        federation="shop-credit",
+        address="localhost:9440",
+        ca_pem=authority.ca_pem.decode(),
+        contract_text=contract_text,
+    )
+    csr = own.request(tmp_path / "shop", bundle, "shop", "small")
+    _, pem = enrol(folder, authority, contract, csr.read_bytes(), where="shop")
+    csr.with_suffix(".pem").write_bytes(pem)
+    identity = own.open_identity(tmp_path / "shop")
+    plan = mechanism_plan(contract, "small")
+    with Ledger.open(identity.ledger_path, identity.witness) as ledger:
+        for number in range(2):
+            ledger.charge(
+                "train",
+                plan.round_event(),
+                contract_digest=contract.digest,
+                message_id=f"m{number}",
+                request_digest="r",
+                reply=wire.pack(adapter()),
+                budget_epsilon=plan.epsilon,
+                delta=plan.delta,
+            )
+        yield identity, ledger
+
+
+def check_the_head_is_the_ledgers(identity, ledger, head):
+    """The bytes of an answer with this head, sent as `Link` sends them."""
+    reply = pb.Reply(message_id="m1", adapter=wire.pack(adapter()))
+    reply.head.CopyFrom(to_head(head))
+    sent = pb.Reply.FromString(Exit(identity.manifest, ledger).answer(reply, 2))
+    assert leaves(sent) == {"message_id", "head", *(f"adapter/{name}" for name in SCHEMA)}
+    assert leaves(sent.head) <= set(Head.__dataclass_fields__)
+    told, delta = from_head(sent), identity.bundle.contract.privacy.delta
+    spent = {
+        "epsilon": ledger.epsilon_overall(delta),
+        "epsilon_replace_one": ledger.epsilon_replace_one(delta),
+    }
+    public = {
+        "node_id": identity.subject.node_id,
+        "contract_digest": identity.bundle.contract.digest,
+        "counter": ledger.balance.counter,
+        "overrides": 0,
+        "delta": delta,
+    }
+    found = {name: value for name, value in vars(told).items() if name in {*public, *spent}}
+    assert found in (public | dict.fromkeys(spent), public | spent)
+    honest = OwnHeads(identity, ledger).head()  # what is left is a hash, a key and a signature
+    assert (told.blinded_hash, told.public_key) == (honest.blinded_hash, honest.public_key)
+    own_fields = {"blinded_hash", "public_key", "signature"}
+    assert set(vars(told)) == {*public, *spent, *own_fields}
+
+
+@pytest.mark.parametrize("spend", [False, True])
+def test_row_07_a_signed_head_says_what_the_ledger_says_and_no_more(holder, spend):
+    identity, ledger = holder
+    head = OwnHeads(identity, ledger).head(spend=spend)
+    assert (head.epsilon is not None) is spend
+    check_the_head_is_the_ledgers(identity, ledger, head)
+    opening = hello(identity.bundle.contract.digest, head)
+    assert leaves(opening) == {*ALLOWED["Hello"], "head"}
+
+
+@pytest.mark.parametrize(
+    "lie", [{"counter": 37}, {"overrides": 37}, {"epsilon": 0.37, "epsilon_replace_one": 0.5}]
+)
+def test_row_07_catches_a_number_of_users_in_a_head(holder, lie):
+    identity, ledger = holder
+    fields = vars(OwnHeads(identity, ledger).head()) | lie
+    del fields["public_key"], fields["signature"]
+    key = load_key(identity.key_pem, str(identity.key_path))
+    with pytest.raises(AssertionError):
+        check_the_head_is_the_ledgers(identity, ledger, sign_head(key, **fields))
+
+
+def test_row_07_a_field_that_a_head_grows_does_not_leave(holder):
+    identity, ledger = holder
+    head = to_head(OwnHeads(identity, ledger).head())
+    reply = pb.Reply(message_id="m1", adapter=wire.pack(adapter()))
+    reply.head.ParseFromString(head.SerializeToString() + bytes([15 << 3, 37]))
+    assert "an unknown field" in leaves(reply.head)
+    sent = pb.Reply.FromString(Exit(identity.manifest, ledger).answer(reply, 2))
+    assert leaves(sent.head) == leaves(head)

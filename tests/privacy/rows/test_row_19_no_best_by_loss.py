@@ -6,11 +6,18 @@ best evaluation's adapter, and stop where the loss rises.
 """
 
 import dataclasses
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from credit_client.training import loop
+from credit_client.training.gradients import fill_grad_samples
+from credit_client.training.optimizer import NoisySumOptimizer
+from credit_client.training.randomness import poisson_sample
 from credit_common import metrics
 from credit_common.wire import (
     ARRAYS,
@@ -81,3 +88,64 @@ def test_row_19_catches_the_best_round(each_round):
 
     with pytest.raises(AssertionError):
         check_the_last_round_is_released(lambda told: BestRound(each_round, told))
+
+
+STEPS = 8
+TOO_FAST = {"lora": 0.1, "head": 0.2, "wide": 500.0}
+
+
+@pytest.fixture
+def rising(shop):
+    """Model, plan and examples of a holder whose loss rises at the contract's learning rate."""
+    training = {"steps": STEPS, "sampling_rate": 1.0, "learning_rate": TOO_FAST}
+    return shop(40, private=False, model={"train": ["wide"]}, training=training)
+
+
+def mean_loss(model, examples):
+    (batch,) = examples.batches(np.arange(len(examples)))
+    scores = model(batch.hidden, batch.mask, batch.wide).detach()
+    rows = loop.losses(model.contract, scores, batch.labels) * batch.weights
+    return rows.sum().item() / len(examples)
+
+
+def check_all_steps_are_taken(run, rising, source, monkeypatch):
+    model, plan, examples = rising
+    model.load_adapter(model.initial_adapter())
+    seen = [mean_loss(model, examples)]
+
+    class Watched(NoisySumOptimizer):
+        def step(self, closure=None):
+            super().step(closure)
+            seen.append(mean_loss(model, examples))
+
+    monkeypatch.setattr(loop, "NoisySumOptimizer", Watched)
+    run(model, examples, plan, model.initial_adapter(), sampling=source, noise=source)
+    assert any(later > before for before, later in pairwise(seen)), "the loss does not rise here"
+    assert len(seen) - 1 == plan.steps == STEPS, "a round was cut short"
+
+
+def test_row_19_all_steps_are_taken_though_the_loss_rises(rising, everybody, monkeypatch):
+    check_all_steps_are_taken(loop.train, rising, everybody(rising[1]), monkeypatch)
+
+
+def test_row_19_catches_a_trainer_that_stops_where_the_loss_rises(rising, everybody, monkeypatch):
+    def early(model, examples, plan, adapter, *, sampling, noise):
+        model.load_adapter(adapter)
+        sgd = torch.optim.SGD([p for _, p in model.trained()], lr=TOO_FAST["wide"])
+        optimizer = loop.NoisySumOptimizer(sgd, plan, noise)
+        best = mean_loss(model, examples)
+        for _ in range(plan.steps):
+            optimizer.zero_grad()
+            for batch in examples.batches(
+                poisson_sample(sampling, len(examples), plan.sampling_rate)
+            ):
+                fill_grad_samples(model, batch, partial(loop.losses, model.contract))
+                optimizer.accumulate()
+            optimizer.step()
+            if mean_loss(model, examples) > best:
+                break
+            best = mean_loss(model, examples)
+        return model.adapter()
+
+    with pytest.raises(AssertionError, match="cut short"):
+        check_all_steps_are_taken(early, rising, everybody(rising[1]), monkeypatch)

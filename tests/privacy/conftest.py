@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from torch.utils.data import WeightedRandomSampler as Weighted
 
+from credit_client import identity as own
 from credit_client.shard import read_shard
 from credit_client.training import adversarial
 from credit_client.training import examples as examples_module
@@ -28,11 +29,14 @@ from credit_client.training.gradients import fill_grad_samples
 from credit_client.training.loop import losses
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import SecureRandom, SeededRandom, poisson_sample
+from credit_common.bundle import Bundle
 from credit_common.contract import parse_contract
 from credit_common.errors import PrivacyError
 from credit_common.model import CreditModel
 from credit_common.privacy import MechanismPlan, mechanism_plan
 from credit_common.text import record_text
+from credit_server.authority import create_authority
+from credit_server.enrol import enrol
 
 C = 0.7  # the clip norm of plans that are made without a contract
 
@@ -468,3 +472,21 @@ def everybody():
             return np.zeros(n)
 
     return lambda plan: Everybody(0, plan)
+
+
+@pytest.fixture
+def enrolled(tmp_path, contract, contract_text):
+    """The identity of a holder that a coordinator has enrolled."""
+    folder = tmp_path / "coordinator"
+    folder.mkdir()
+    authority = create_authority(folder, "shop-credit")
+    bundle = Bundle(
+        federation="shop-credit",
+        address="localhost:9440",
+        ca_pem=authority.ca_pem.decode(),
+        contract_text=contract_text,
+    )
+    csr = own.request(tmp_path / "shop", bundle, "shop", "small")
+    _, pem = enrol(folder, authority, contract, csr.read_bytes(), where="shop")
+    csr.with_suffix(".pem").write_bytes(pem)
+    return own.open_identity(tmp_path / "shop")

@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from credit_client import identity as own
 from credit_client.gate import Exit, Gate
 from credit_client.heads import OwnHeads
 from credit_client.ledger import Ledger
 from credit_common import federation_pb2 as pb
 from credit_common import wire
-from credit_common.bundle import Bundle
 from credit_common.certificates import load_key
 from credit_common.heads import Head, sign_head
 from credit_common.privacy import mechanism_plan
 from credit_common.protocol import from_head, hello, to_head, to_reply
-from credit_server.authority import create_authority
-from credit_server.enrol import enrol
 
 SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
 ALLOWED = {
@@ -150,21 +146,9 @@ def test_row_07_catches_an_array_or_a_field_that_is_smuggled_in():
 
 
 @pytest.fixture
-def holder(tmp_path, contract, contract_text):
+def holder(enrolled, contract):
     """An enrolled holder and its open ledger, with two charged answers, "m0" and "m1"."""
-    folder = tmp_path / "coordinator"
-    folder.mkdir()
-    authority = create_authority(folder, "shop-credit")
-    bundle = Bundle(
-        federation="shop-credit",
-        address="localhost:9440",
-        ca_pem=authority.ca_pem.decode(),
-        contract_text=contract_text,
-    )
-    csr = own.request(tmp_path / "shop", bundle, "shop", "small")
-    _, pem = enrol(folder, authority, contract, csr.read_bytes(), where="shop")
-    csr.with_suffix(".pem").write_bytes(pem)
-    identity = own.open_identity(tmp_path / "shop")
+    identity = enrolled
     plan = mechanism_plan(contract, "small")
     with Ledger.open(identity.ledger_path, identity.witness) as ledger:
         for number in range(2):

@@ -9,35 +9,14 @@ import json
 
 import pytest
 
-from credit_client import identity as own
 from credit_client.gate import Exit
 from credit_client.heads import OwnHeads
 from credit_client.ledger import Ledger
 from credit_client.report.statement import privacy_report
 from credit_common import federation_pb2 as pb
-from credit_common.bundle import Bundle
 from credit_common.errors import PrivacyError
 from credit_common.heads import head_to_json
 from credit_common.privacy import mechanism_plan
-from credit_server.authority import create_authority
-from credit_server.enrol import enrol
-
-
-@pytest.fixture
-def holder(tmp_path, contract, contract_text):
-    folder = tmp_path / "coordinator"
-    folder.mkdir()
-    authority = create_authority(folder, "shop-credit")
-    bundle = Bundle(
-        federation="shop-credit",
-        address="localhost:9440",
-        ca_pem=authority.ca_pem.decode(),
-        contract_text=contract_text,
-    )
-    csr = own.request(tmp_path / "shop", bundle, "shop", "small")
-    _, pem = enrol(folder, authority, contract, csr.read_bytes(), where="shop")
-    csr.with_suffix(".pem").write_bytes(pem)
-    return own.open_identity(tmp_path / "shop")
 
 
 def run(identity, ledger, name):
@@ -72,13 +51,13 @@ def from_the_ledger_alone(identity, ledger):
     return {"epsilon": ledger.epsilon_overall(1e-5)}
 
 
-def test_row_18_the_report_fails_where_a_run_is_missing(holder):
-    check_a_trial_run_is_not_forgotten(privacy_report, holder)
+def test_row_18_the_report_fails_where_a_run_is_missing(enrolled):
+    check_a_trial_run_is_not_forgotten(privacy_report, enrolled)
 
 
-def test_row_18_catches_a_report_of_the_ledger_alone(holder):
+def test_row_18_catches_a_report_of_the_ledger_alone(enrolled):
     with pytest.raises(pytest.fail.Exception):
-        check_a_trial_run_is_not_forgotten(from_the_ledger_alone, holder)
+        check_a_trial_run_is_not_forgotten(from_the_ledger_alone, enrolled)
 
 
 def check_a_model_of_a_forgotten_run_is_seen(report, identity):
@@ -100,13 +79,13 @@ def check_a_model_of_a_forgotten_run_is_seen(report, identity):
             report(identity, ledger)
 
 
-def test_row_18_a_model_of_a_run_that_the_ledger_does_not_have_fails_too(holder):
-    check_a_model_of_a_forgotten_run_is_seen(privacy_report, holder)
+def test_row_18_a_model_of_a_run_that_the_ledger_does_not_have_fails_too(enrolled):
+    check_a_model_of_a_forgotten_run_is_seen(privacy_report, enrolled)
 
 
-def test_row_18_catches_a_report_that_looks_at_no_model(holder):
+def test_row_18_catches_a_report_that_looks_at_no_model(enrolled):
     with pytest.raises(pytest.fail.Exception):
-        check_a_model_of_a_forgotten_run_is_seen(from_the_ledger_alone, holder)
+        check_a_model_of_a_forgotten_run_is_seen(from_the_ledger_alone, enrolled)
 
 
 def test_row_18_evaluations_are_scheduled_by_the_contract_and_charged(contract):

@@ -60,6 +60,8 @@ def restore(identity: Identity, path: Path) -> int:
             newer, or is another one.
     """
     own = identity.ledger_path
+    if not path.is_file():
+        raise PrivacyError(f"there is no file {path}")
     with Ledger.open(path) as saved:
         counter = saved.balance.counter
         if own.exists():

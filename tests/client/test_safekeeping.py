@@ -186,7 +186,7 @@ def test_a_newer_ledger_is_never_replaced_and_one_in_use_neither(holder, tmp_pat
     with opened(holder) as ledger:
         assert ledger.balance.counter == 2
     with pytest.raises(PrivacyError):
-        restore(holder, tmp_path / "missing")
+        restore(holder, tmp_path / "missing")  # one that is not there
 
 
 def test_the_coordinators_head_shows_a_roll_back_that_the_witness_cannot(holder, tmp_path):

@@ -248,7 +248,7 @@ def test_a_ledger_in_use_is_said_to_be(run, refused, home, tmp_path, command):
 
 
 def test_no_backup_to_restore_is_said_to_be(refused, home, tmp_path):
-    assert "missing" in refused("ledger", "restore", tmp_path / "none", "--home", home)
+    assert "there is no file" in refused("ledger", "restore", tmp_path / "none", "--home", home)
     (tmp_path / "letter").write_text("Dear")
     assert "letter" in refused("ledger", "restore", tmp_path / "letter", "--home", home)
 

@@ -26,6 +26,7 @@ from credit_common.wire import (
     FloatArrays,
     adapter_reply,
     array_record,
+    decoded,
     histogram_reply,
     pack,
     refusal,
@@ -153,7 +154,7 @@ def to_reply(reply: Message) -> pb.Reply:
         return pb.Reply(message_id=answered, refused=pb.Refused())
     if ARRAYS in reply.content.array_records:
         arrays = reply.content.array_records[ARRAYS]
-        adapter = pack({name: array.numpy() for name, array in arrays.items()})
+        adapter = pack(decoded(arrays))
         return pb.Reply(message_id=answered, adapter=adapter)
     if HISTOGRAM not in reply.content.metric_records[METRICS]:
         return pb.Reply(message_id=answered, statistics=pack(reply_statistics(reply)))

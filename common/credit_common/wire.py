@@ -7,6 +7,7 @@ and `Run`, which its Grid interface speaks of. A contract test holds them to the
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,10 @@ WEIGHT, HISTOGRAM, ROUND = "weight", "histogram", "server-round"
 REFUSED = 2001
 """The one error code that a holder ever sends; what went wrong stays in its own log."""
 
+
+_PARSING = threading.Lock()
+"""NumPy parses an array's header with `ast`, which in CPython 3.11 is not safe between threads:
+"SystemError: AST constructor recursion depth mismatch"."""
 
 FloatArrays = Mapping[str, NDArray[np.floating[Any]]]
 
@@ -86,7 +91,16 @@ def request_arrays(message: Message) -> dict[str, NDArray[np.float32]]:
     records = message.content.array_records
     if set(records) != {ARRAYS}:
         raise WireError(f"a request carries one record of arrays named {ARRAYS!r}")
-    return {name: _decoded(name, array) for name, array in records[ARRAYS].items()}
+    return decoded(records[ARRAYS])
+
+
+def decoded(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
+    """Arrays of a record, in its own order.
+
+    Raises:
+        WireError: If one of them is not float32 in NumPy's own format; pickles are not opened.
+    """
+    return {name: _decoded(name, array) for name, array in record.items()}
 
 
 def array_record(arrays: FloatArrays) -> ArrayRecord:
@@ -200,7 +214,8 @@ def refusal(request: Message) -> Message:
 def _decoded(name: str, array: Array) -> NDArray[np.float32]:
     # The record's own word for the dtype proves nothing: what counts is what the bytes hold.
     try:
-        values = array.numpy()
+        with _PARSING:
+            values = array.numpy()
     except (ValueError, TypeError, EOFError, OSError, MemoryError):
         raise WireError(f"array {name}: its bytes are not an array in NumPy's format") from None
     if not isinstance(values, np.ndarray) or values.dtype != np.float32:

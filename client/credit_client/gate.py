@@ -175,7 +175,7 @@ class Gate:
         try:
             return compute()
         except CreditError:
-            raise  # own errors are about the request: they are raised before data is read
+            raise  # own errors are about the request or a shape, never about what the data says
         except Exception as error:  # may quote data, and may depend on it: its type is all we keep
             log.warning("computing an answer failed: %s", type(error).__name__)
             return FAILED

@@ -93,6 +93,7 @@ def _psi(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> NDArray[
 
 @lru_cache(maxsize=8)
 def _draws(bins: int) -> NDArray[np.float64]:
+    # For intervals of counts that were released already: post-processing, which may repeat.
     draws = np.random.default_rng(0).standard_normal((2, _DRAWS, bins))
     draws.flags.writeable = False  # it is shared
     return draws

@@ -244,7 +244,7 @@ def bench(tmp_path, contract_text):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL, and no fork, elsewhere")
 def test_a_kill_between_charge_and_acknowledgement_loses_and_repeats_nothing(bench):
     spared = bench.client()
     thread, replies = bench.ask()

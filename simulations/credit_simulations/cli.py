@@ -14,6 +14,7 @@ from pathlib import Path
 
 import credit_simulations
 from credit_common.errors import CreditError
+from credit_simulations.bench.cli import add_bench
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
     audit.add_argument("--format", default="table", choices=["table", "json", "markdown"])
     audit.set_defaults(command=_audit)
+
+    add_bench(commands)
 
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
     data.add_argument("name", help="pakdd2009, german, taiwan, lendingclub or minilm-l6")

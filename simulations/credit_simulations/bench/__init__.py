@@ -1,0 +1,1 @@
+"""Measurements of the system beside its peers; each prints the table that the documentation has."""

@@ -1,0 +1,34 @@
+"""`credit-sim bench`: what training, the wire, the rounds and the commands' start cost."""
+
+import argparse
+
+from credit_common.command import FORMATS
+
+STYLES = (*FORMATS, "markdown")
+
+
+def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the benchmarks to the command line."""
+    bench = commands.add_parser(
+        "bench",
+        help="measure training, wire, rounds and start, beside their peers",
+        description="Measure the system beside what a user would otherwise take. Ratios come from "
+        "repetitions that are interleaved in one run.",
+    )
+    which = bench.add_subparsers(required=True, metavar="WHAT")
+    _add_start(which)
+
+
+def _add_start(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    start = which.add_parser("start", help="seconds until each command answers --help")
+    start.add_argument("--repeats", type=int, default=9, metavar="N")
+    start.add_argument("--format", default="table", choices=STYLES)
+    start.set_defaults(command=_start)
+
+
+def _start(options: argparse.Namespace) -> int:
+    from credit_simulations.bench.measured import show
+    from credit_simulations.bench.start import measure_start
+
+    show(measure_start(options.repeats), options.format)
+    return 0

@@ -112,7 +112,8 @@ def _take_part(
     from credit_client.app import holder_app, open_holder
     from credit_client.training.randomness import SeededRandom
     from credit_common.backbone import resolve_backbone
-    from credit_common.model import CreditModel, device_of
+    from credit_common.device import device_of
+    from credit_common.model import CreditModel
 
     if terms.threads is not None:
         import torch

@@ -74,8 +74,13 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
-def load_bert(backbone: Backbone) -> Any:
-    """The frozen BertModel in float32 on the CPU, every dropout 0, in evaluation mode."""
+def load_bert(backbone: Backbone, *, fused: bool = True) -> Any:
+    """The frozen BertModel in float32 on the CPU, every dropout 0, in evaluation mode.
+
+    Args:
+        backbone: Checked weights.
+        fused: Whether attention is torch's fused one, or written out as products and a softmax.
+    """
     from transformers import BertModel
     from transformers.utils import logging
 
@@ -85,7 +90,7 @@ def load_bert(backbone: Backbone) -> Any:
         backbone.folder,
         add_pooling_layer=False,
         attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa" if fused else "eager",
         hidden_dropout_prob=0.0,
         local_files_only=True,
         use_safetensors=True,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from credit_common.backbone import Backbone, load_bert, load_tokenizer, token_ids
 from credit_common.contract import Contract
+from credit_common.device import Precision, computes_in_bf16, keep_in_bf16, mixed
 from credit_common.errors import BackboneError, WireError
 from credit_common.lora import Tap as Tap
 from credit_common.lora import factors, schema_name, tapped, with_lora
@@ -26,15 +27,6 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 BUCKET = 8
 """Texts are padded to the next multiple of this many tokens, by their own length alone."""
-
-
-def device_of(choice: str) -> torch.device:
-    """The device for `--device`: auto takes CUDA, then MPS, then the CPU."""
-    if choice != "auto":
-        return torch.device(choice)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def bucket_length(tokens: int, longest: int) -> int:
@@ -49,6 +41,8 @@ class CreditModel(nn.Module):
         contract: Sets layers, rank, factors and which groups train.
         backbone: Checked weights; None where the contract reads no text.
         device: Where the model lives.
+        precision: Of the matrix products with frozen weights; "auto" takes bfloat16 where there are
+            matrix units for it. What is trained, and the reference record, stay float32.
 
     The score of a record is head(cls) + wide(features) + offset, one logit (binary), logits by
     class, or a value in [0, 1] (regression). `cls` is the [CLS] vector less that of the contract's
@@ -57,12 +51,17 @@ class CreditModel(nn.Module):
     """
 
     def __init__(
-        self, contract: Contract, backbone: Backbone | None, device: torch.device | str = "cpu"
+        self,
+        contract: Contract,
+        backbone: Backbone | None,
+        device: torch.device | str = "cpu",
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
         spec, task = contract.model, contract.task
         self.contract = contract
         self.device = torch.device(device)
+        self.bf16 = False  # until the reference is made
         self.reads_text = spec.reads_text
         self.backbone = backbone if spec.reads_text else None
         # Public initial weights alone; the noise and the sampling have no seed.
@@ -71,7 +70,9 @@ class CreditModel(nn.Module):
             if backbone is None:
                 raise BackboneError("a contract that reads text needs a backbone")
             self.tokenizer = load_tokenizer(backbone)
-            bert = load_bert(backbone)
+            bf16 = computes_in_bf16(precision, self.device)
+            # Fused attention's backward pass in bfloat16 is slow on a CPU, the written-out one not.
+            bert = load_bert(backbone, fused=not (bf16 and self.device.type == "cpu"))
             depth: int = bert.config.num_hidden_layers
             if spec.layers > depth:
                 raise BackboneError(f"model.layers = {spec.layers}: the backbone has {depth}")
@@ -95,6 +96,9 @@ class CreditModel(nn.Module):
         }[task.kind]
         self.to(self.device)
         self.reference = self._reference(contract) if self.reads_text else None
+        if self.reads_text and bf16:
+            self.bf16 = True
+            keep_in_bf16(self.bert)
         named = [(schema_name(name) or name, p) for name, p in self.named_parameters()]
         self._trained = sorted((name, p) for name, p in named if p.requires_grad)
         self._fixed = sorted(
@@ -175,8 +179,9 @@ class CreditModel(nn.Module):
         """
         hidden: Tensor = self.bert.embeddings(input_ids=ids)
         bias = _attention_bias(mask)
-        for layer in self.bert.encoder.layer[: self.frozen_layers]:
-            hidden = _only(layer(hidden, bias))
+        with mixed(self.bf16, self.device):
+            for layer in self.bert.encoder.layer[: self.frozen_layers]:
+                hidden = _only(layer(hidden, bias))
         return hidden if self.trained_layers else hidden[:, :1]
 
     def read(self, hidden: Tensor, mask: Tensor, taps: list[Tap] | None = None) -> Tensor:
@@ -191,10 +196,11 @@ class CreditModel(nn.Module):
             return hidden[:, 0]
         layers = self.bert.encoder.layer[self.frozen_layers :]
         bias = _attention_bias(mask)
-        with tapped(layers[:-1], taps):
-            for layer in layers[:-1]:
-                hidden = _only(layer(hidden, bias))
-        return _read_layer(layers[-1], hidden, mask, taps)
+        with mixed(self.bf16, self.device):
+            with tapped(layers[:-1], taps):
+                for layer in layers[:-1]:
+                    hidden = _only(layer(hidden, bias))
+            return _read_layer(layers[-1], hidden, mask, taps).float()
 
     def forward(self, hidden: Tensor | None, mask: Tensor | None, wide: Tensor | None) -> Tensor:
         """Scores from `frozen`'s output and the wide features.
@@ -281,7 +287,8 @@ def _read_layer(layer: Any, hidden: Tensor, mask: Tensor, taps: list[Tap] | None
         x, out = first.detach()[:, None], query
         taps.append(Tap(A=A, B=B, x=x, low=x @ A.detach().T, out=out, scale=scale))
     keys = own.key.weight.view(heads, size, width)
-    looked = torch.einsum("nhd,hdx->nhx", query.view(n, heads, size), keys) / math.sqrt(size)
+    asked = query.view(n, heads, size) / math.sqrt(size)
+    looked = torch.einsum("nhd,hdx->nhx", asked, keys)
     scores = looked @ hidden.transpose(1, 2)
     scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
     pooled = scores.softmax(-1) @ hidden  # (n, heads, width): the tokens as each head sees them

@@ -11,10 +11,11 @@ from credit_common.backbone import resolve_backbone
 from credit_common.bundle import Bundle
 from credit_common.claim import Facts, schedule_epsilon
 from credit_common.contract import Contract
+from credit_common.device import device_of
 from credit_common.errors import CreditError, LinkError, PrivacyError
 from credit_common.evaluation import figures_to_json, read_psi, read_released, rows_of
 from credit_common.heads import Head
-from credit_common.model import CreditModel, device_of
+from credit_common.model import CreditModel
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
 from credit_common.protocol import largest_arrays, to_head
 from credit_common.release import new_release_folder, write_release

@@ -14,9 +14,10 @@ from credit_client.mapping import ShardMapping
 from credit_client.shard import Shard, write_rejects
 from credit_common.backbone import Backbone, resolve_backbone
 from credit_common.contract import Contract
+from credit_common.device import device_of
 from credit_common.errors import ContractError
 from credit_common.evaluation import exact_figures
-from credit_common.model import Arrays, CreditModel, device_of
+from credit_common.model import Arrays, CreditModel
 from credit_common.statistics import Edges
 from credit_simulations.baselines import central_logistic, local_logistic
 from credit_simulations.federation import (

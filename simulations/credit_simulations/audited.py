@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from credit_client.shard import read_shard
-from credit_client.training.examples import PHYSICAL, Batch, Examples
+from credit_client.training.examples import Batch, Examples
 from credit_client.training.loop import Fill, train
 from credit_client.training.randomness import SecureRandom
+from credit_client.training.shapes import MOST_ROWS
 from credit_common.accountant import solve_noise_multiplier
 from credit_common.backbone import resolve_backbone
 from credit_common.contract import Contract
@@ -120,24 +121,24 @@ class Cohort(Examples):
     def __len__(self) -> int:
         return len(self._members) + len(self._canaries)
 
-    def batches(self, rows: NDArray[np.intp]) -> Iterator[Batch]:
+    def batches(self, rows: NDArray[np.intp], expected: float = math.inf) -> Iterator[Batch]:
         """Physical batches of users, then of canaries, that hold the given rows, each once."""
         first = len(self._members)
-        yield from self._users.batches(self._members[rows[rows < first]])
+        yield from self._users.batches(self._members[rows[rows < first]], expected)
         planted = self._canaries[rows[rows >= first] - first]
-        for start in range(0, len(planted), PHYSICAL):
-            yield _canary_batch(planted[start : start + PHYSICAL])
+        for start in range(0, len(planted), MOST_ROWS):
+            yield _canary_batch(planted[start : start + MOST_ROWS])
 
 
 def _canary_batch(canaries: NDArray[np.intp]) -> CanaryBatch:
-    weights = (torch.arange(PHYSICAL) < len(canaries)).float()
+    weights = (torch.arange(MOST_ROWS) < len(canaries)).float()
     return CanaryBatch(
         rows=canaries,
         canaries=canaries,
         hidden=None,
         mask=None,
         wide=None,
-        labels=torch.zeros(PHYSICAL),
+        labels=torch.zeros(MOST_ROWS),
         weights=weights,
     )
 

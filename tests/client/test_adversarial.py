@@ -6,7 +6,7 @@ import torch
 
 from credit_client.training import loop
 from credit_client.training.adversarial import fill_adversarial, row_moves
-from credit_client.training.examples import PHYSICAL, Examples
+from credit_client.training.examples import Examples
 from credit_client.training.gradients import fill_grad_samples
 from credit_client.training.loop import losses, train
 from credit_client.training.randomness import SeededRandom
@@ -17,13 +17,13 @@ RADIUS = 0.3
 
 @pytest.fixture(scope="module", params=[("lora", "head", "wide"), ("head",)])
 def shop(request, variant, model_for, records, shaken):
-    """A model away from its start, and a physical batch with 40 real rows."""
+    """A model away from its start, and the fullest physical batch that has filling."""
     contract = variant(model={"train": request.param, "layers": 2})
     model = model_for(contract)
     model.load_adapter(shaken(model, scale=0.1))
     examples = Examples(model, contract, records(40))
-    lengths = [(len(batch.rows), i) for i, batch in enumerate(examples.batches(np.arange(40)))]
-    return model, list(examples.batches(np.arange(40)))[max(lengths)[1]]
+    partial = [b for b in examples.batches(np.arange(40)) if 2 <= len(b.rows) < len(b.weights)]
+    return model, max(partial, key=lambda batch: len(batch.rows))
 
 
 def row_losses(model):
@@ -71,7 +71,7 @@ def test_a_move_raises_each_rows_loss(shop):
 def test_padding_and_filling_do_not_move(shop):
     model, batch = shop
     moves = row_moves(ascent_of(model, batch), batch.hidden, batch.mask, RADIUS)
-    assert len(batch.rows) < PHYSICAL
+    assert len(batch.rows) < len(batch.weights)
     assert not moves[len(batch.rows) :].any()
     assert not moves[~batch.mask[:, : moves.shape[1]]].any()
 
@@ -91,9 +91,9 @@ def test_a_row_that_is_not_finite_spoils_itself_alone(shop):
     model, batch = shop
     clean = filled(model, batch, RADIUS)
     hidden = batch.hidden.clone()
-    hidden[3] = torch.nan
+    hidden[1] = torch.nan
     spoilt = filled(model, dataclasses.replace(batch, hidden=hidden), RADIUS)
-    others = [row for row in range(PHYSICAL) if row != 3]
+    others = [row for row in range(len(hidden)) if row != 1]
     for name, grad in spoilt.items():
         assert torch.equal(grad[others], clean[name][others]), name
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from credit_client.training.examples import PHYSICAL, Examples
+from credit_client.training.examples import Examples
 from credit_client.training.loop import score
+from credit_client.training.shapes import MOST_ROWS, rows_of_reads, rows_of_texts
 from credit_common.model import bucket_length
 from credit_common.record import Record
 from credit_common.text import record_text, wide_features
@@ -13,7 +14,7 @@ from credit_common.text import record_text, wide_features
 def shop(variant, model_for, records, shaken):
     contract = variant(model={"layers": 2, "tokens": 40})
     model = model_for(contract)
-    own = records(3 * PHYSICAL + 7)
+    own = records(3 * MOST_ROWS + 7)
     return model, contract, own, Examples(model, contract, own), shaken(model)
 
 
@@ -62,21 +63,30 @@ def test_a_text_is_padded_by_its_own_length_alone(shop):
     assert len(lengths) >= 3
 
 
-@pytest.mark.parametrize("n", [1, 2, PHYSICAL, 150])
-def test_physical_batches_always_have_the_same_number_of_rows(shop, n):
-    *_, examples, _ = shop
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("n", [1, 2, MOST_ROWS, 150])
+def test_the_rows_of_a_physical_batch_follow_from_its_length_alone(
+    shop, variant, model_for, layers, n
+):
+    *_, own, examples, _ = shop
+    contract = variant(model={"layers": layers, "tokens": 40})
+    examples = Examples(model_for(contract), contract, own)
     rows = np.random.default_rng(n).choice(len(examples), n, replace=False)
-    seen = []
-    for batch in examples.batches(rows):
-        shapes = {len(t) for t in (batch.hidden, batch.mask, batch.wide, batch.labels)}
-        assert shapes == {PHYSICAL}
-        real = len(batch.rows)
-        assert batch.weights.tolist() == [1.0] * real + [0.0] * (PHYSICAL - real)
-        assert not batch.labels[real:].any()
-        assert np.array_equal(batch.labels[:real], examples.labels[batch.rows])
-        assert np.array_equal(batch.wide[:real], examples.wide[batch.rows])
-        seen += batch.rows.tolist()
-    assert sorted(seen) == sorted(rows.tolist())
+    for expected in (10.0, 1000.0):
+        seen = []
+        for batch in examples.batches(rows, expected):
+            length = batch.mask.shape[1]
+            most = rows_of_texts(length, "cpu") if layers > 1 else rows_of_reads(expected, "cpu")
+            shapes = {len(t) for t in (batch.hidden, batch.mask, batch.wide, batch.labels)}
+            assert shapes == {most}
+            assert layers > 1 or length == contract.model.tokens
+            real = len(batch.rows)
+            assert batch.weights.tolist() == [1.0] * real + [0.0] * (most - real)
+            assert not batch.labels[real:].any()
+            assert np.array_equal(batch.labels[:real], examples.labels[batch.rows])
+            assert np.array_equal(batch.wide[:real], examples.wide[batch.rows])
+            seen += batch.rows.tolist()
+        assert sorted(seen) == sorted(rows.tolist())
 
 
 def test_no_rows_make_no_batches(shop):

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from credit_client.training.examples import PHYSICAL, Batch, Examples
+from credit_client.training.examples import Batch, Examples
 from credit_client.training.gradients import fill_grad_samples
 from credit_client.training.loop import losses
+from credit_client.training.shapes import MOST_ROWS
 from credit_common.text import wide_width
 
 KINDS = ("binary", "multiclass", "regression")
@@ -181,7 +182,11 @@ def test_the_gradients_are_those_of_opacus_own_hooks(
 def test_a_rows_gradient_does_not_know_its_companions(variant, model_for, shaken, layers):
     model = model_for(variant(model={"layers": layers}))
     model.load_adapter(shaken(model, scale=0.1))
-    mine, others, huge = some(model, PHYSICAL), some(model, PHYSICAL, 1), some(model, PHYSICAL, 2)
+    mine, others, huge = (
+        some(model, MOST_ROWS),
+        some(model, MOST_ROWS, 1),
+        some(model, MOST_ROWS, 2),
+    )
     huge.hidden.mul_(100)
     alone = {name: grad[0] for name, grad in filled(model, mine).items()}
     for companions in (others, huge):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from credit_client.training import gradients, loop
+from credit_client.training import loop
 from credit_client.training.examples import Examples
-from credit_client.training.gradients import fill_grad_samples
+from credit_client.training.gradients import fill_grad_samples, summed_gradients
 from credit_client.training.loop import losses, score, train
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import SecureRandom, SeededRandom
@@ -45,10 +45,10 @@ def private_shop(variant, model_for, records):
     return model, plan, Examples(model, contract, records(60))
 
 
-def run(model, plan, examples, adapter=None, seed=0, source=None):
+def run(model, plan, examples, adapter=None, seed=0, source=None, fill=None):
     source = source or SeededRandom(seed, plan)
     start = adapter or model.initial_adapter()
-    return train(model, examples, plan, start, sampling=source, noise=source)
+    return train(model, examples, plan, start, sampling=source, noise=source, fill=fill)
 
 
 def private_run(model, plan, examples):
@@ -256,16 +256,42 @@ def test_a_broken_off_round_leaves_nothing_to_the_next(shop, monkeypatch):
     calls = []
 
     def breaks(*arguments):
-        fill_grad_samples(*arguments)
         calls.append(1)
         if len(calls) == 2:
             raise RuntimeError("power cut")
+        return summed_gradients(*arguments)
 
-    monkeypatch.setattr(loop, "fill_grad_samples", breaks)
+    monkeypatch.setattr(loop, "summed_gradients", breaks)
     with pytest.raises(RuntimeError, match="power cut"):
         run(model, plan, examples, seed=6)
     monkeypatch.undo()
     assert same(run(model, plan, examples, seed=5), clean)
+
+
+def test_without_privacy_ordinary_gradients_make_the_same_step(shop):
+    model, plan, examples = shop()
+    told_apart = run(model, plan, examples, seed=7, fill=fill_grad_samples)
+    summed = run(model, plan, examples, seed=7)
+    assert not same(summed, model.initial_adapter())
+    for name, array in summed.items():
+        assert np.allclose(array, told_apart[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_without_privacy_a_row_that_is_not_finite_is_left_out_all_the_same(shop):
+    model, plan, examples = shop()
+    plan = dataclasses.replace(plan, sampling_rate=1.0)
+    clean = run(model, plan, examples, seed=8, fill=fill_grad_samples)
+    examples.wide[3] = np.inf
+    spoilt = run(model, plan, examples, seed=8)
+    assert all(np.isfinite(array).all() for array in spoilt.values())
+    assert not same(spoilt, clean)
+
+
+def test_a_private_step_takes_no_sums(private_shop):
+    model, plan, _ = private_shop
+    optimizer = NoisySumOptimizer(loop._optimizer(model), plan, SecureRandom())
+    with pytest.raises(PrivacyError, match="per-sample"):
+        optimizer.accumulate_sums(tuple(p.detach() for _, p in model.trained()))
 
 
 def test_a_round_leaves_no_gradients_in_the_model(shop):
@@ -288,19 +314,6 @@ def test_an_adapter_outside_the_schema_is_refused_before_anything_is_drawn(shop)
         run(
             model, plan, examples, adapter={"x": np.zeros(1, np.float32)}, source=Untouched(0, plan)
         )
-
-
-def test_autocast_is_for_cuda_alone(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert not isinstance(gradients.autocast(torch.device("cpu")), torch.autocast)
-    assert not isinstance(gradients.autocast(torch.device("mps")), torch.autocast)
-    made = []
-    monkeypatch.setattr(torch, "autocast", lambda *arguments: made.append(arguments))
-    gradients.autocast(torch.device("cuda"))
-    assert made == [("cuda", torch.bfloat16)]
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    gradients.autocast(torch.device("cuda"))
-    assert len(made) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from credit_common.backbone import resolve_backbone
+from credit_common.device import device_of
 from credit_common.errors import BackboneError, WireError
-from credit_common.model import CreditModel, bucket_length, check_adapter, device_of
+from credit_common.model import CreditModel, bucket_length, check_adapter
 from credit_common.sections import Model
 from credit_common.text import reference_text, wide_width
 

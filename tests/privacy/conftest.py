@@ -29,6 +29,7 @@ from credit_client.training.gradients import fill_grad_samples
 from credit_client.training.loop import losses
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import SecureRandom, SeededRandom, poisson_sample
+from credit_client.training.shapes import MOST_ROWS
 from credit_common.bundle import Bundle
 from credit_common.contract import parse_contract
 from credit_common.errors import PrivacyError
@@ -342,7 +343,7 @@ def resident_train(row_losses):
         for _ in range(plan.steps):
             optimizer.zero_grad()
             rows = poisson_sample(sampling, len(examples), plan.sampling_rate)
-            last = -(-len(rows) // examples_module.PHYSICAL) - 1
+            last = -(-len(rows) // MOST_ROWS) - 1
             for i, batch in enumerate(examples.batches(rows)):
                 fill_grad_samples(model, batch, row_losses(model))
                 optimizer.signal_skip_step(i < last)

@@ -30,8 +30,9 @@ from credit_client.shard import Example, read_shard, user_key, write_rejects
 from credit_client.table import read_table
 from credit_common.backbone import resolve_backbone
 from credit_common.contract import Contract
+from credit_common.device import device_of
 from credit_common.errors import ShardError, TrustError
-from credit_common.model import CreditModel, bucket_length, device_of
+from credit_common.model import CreditModel, bucket_length
 from credit_common.record import Record, code_of
 from credit_common.release import Release, open_release
 from credit_common.text import record_text, wide_features
@@ -143,7 +144,8 @@ def open_model(release: Release, device: str = "cpu") -> CreditModel:
     backbone = resolve_backbone(spec) if spec.reads_text else None
     if backbone is not None and backbone.sha256 != release.backbone_sha256:
         raise TrustError(f"{release.folder}: was trained on a backbone of another SHA-256")
-    model = CreditModel(release.resolved, backbone, device_of(device))
+    # float32 everywhere: a score is the documented function, whatever the processor.
+    model = CreditModel(release.resolved, backbone, device_of(device), "float32")
     model.load_fixed(release.fixed)
     model.load_adapter(release.adapter)
     return model

@@ -1,12 +1,13 @@
 """A holder's records, encoded once: tokens, wide features, labels, and the frozen layers' output.
 
 The frozen output is raw personal data in another form. It lives in memory only, and goes with the
-process. Shapes depend on each record's own length and on public constants alone (privacy
-specification, row 16): a text is padded to the multiple of 8 above its own length, and physical
-batches always have the same number of rows, filled up with rows of weight zero.
+process. A text is kept at the multiple of 8 above its own length. Where several layers are trained,
+it goes through them at that length; where only [CLS] is read, at the contract's longest, since the
+tokens cost little there and one length leaves less to fill up (see `shapes`).
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,24 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from credit_client.training.shapes import rows_of_reads, rows_of_texts
 from credit_common.contract import Contract
 from credit_common.model import CreditModel, bucket_length
 from credit_common.record import Record
 from credit_common.text import record_text, wide_features, wide_width
 
-PHYSICAL = 64
-"""Rows of a physical batch, in training, scoring and in building the cache."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One physical batch of a fixed number of rows.
+    """One physical batch of a fixed number n of rows.
 
     Attributes:
         rows: Which examples stand in the first len(rows) rows; the others are filling.
         hidden, mask, wide: Inputs of `CreditModel.forward`.
-        labels: (PHYSICAL,) float32, zero in filling rows.
-        weights: (PHYSICAL,) float32, 1 for examples and 0 for filling.
+        labels: (n,) float32, zero in filling rows.
+        weights: (n,) float32, 1 for examples and 0 for filling.
     """
 
     rows: NDArray[np.intp]
@@ -72,6 +71,8 @@ class Examples:
         self._bucket = np.zeros(len(records), np.int64)  # padded length of each example
         self._place = np.arange(len(records))  # its row in that bucket
         self._buckets: dict[int, _Bucket] = {}
+        self._layers = model.trained_layers if contract.model.reads_text else 0
+        self._longest = contract.model.tokens
         if contract.model.reads_text:
             self._build(model, [record_text(contract, r) for r in records])
 
@@ -104,6 +105,7 @@ class Examples:
         """The same examples for a contract that trains the wide part alone."""
         other = copy.copy(self)
         other._buckets, other._bucket = {}, np.zeros(len(self), np.int64)
+        other._layers = 0
         return other
 
     def at_cls(self, model: CreditModel) -> "Examples":
@@ -113,7 +115,7 @@ class Examples:
         """
         model.load_adapter(model.initial_adapter())
         other = copy.copy(self)
-        other._buckets = {}
+        other._buckets, other._layers = {}, 0
         for length, bucket in self._buckets.items():
             members = np.flatnonzero(self._bucket == length)
             cls = torch.zeros(len(members), 1, model.hidden, dtype=bucket.hidden.dtype)
@@ -135,43 +137,66 @@ class Examples:
             members = np.flatnonzero(lengths == length)
             self._place[members] = np.arange(len(members))
             hidden, masks = [], []
-            for start in range(0, len(members), PHYSICAL):
-                own = [tokens[i] for i in members[start : start + PHYSICAL]]
-                filled = own + [tokens[members[0]]] * (PHYSICAL - len(own))
+            most = rows_of_texts(length, self.device.type)
+            for start in range(0, len(members), most):
+                own = [tokens[i] for i in members[start : start + most]]
+                filled = own + [tokens[members[0]]] * (most - len(own))
                 ids, mask = model.padded(filled, length)
                 hidden.append(model.frozen(ids, mask)[: len(own)].half().cpu())
                 masks.append(mask[: len(own)].cpu())
             self._buckets[length] = _Bucket(hidden=torch.cat(hidden), mask=torch.cat(masks))
 
-    def batches(self, rows: NDArray[np.intp]) -> Iterator[Batch]:
-        """Physical batches that together hold the examples `rows`, each once."""
-        for length in sorted(set(self._bucket[rows].tolist())):
-            members = rows[self._bucket[rows] == length]
-            for start in range(0, len(members), PHYSICAL):
-                yield self._batch(length, members[start : start + PHYSICAL])
+    def batches(self, rows: NDArray[np.intp], expected: float = math.inf) -> Iterator[Batch]:
+        """Physical batches that together hold the examples `rows`, each once.
 
-    def _batch(self, length: int, rows: NDArray[np.intp]) -> Batch:
-        filled = np.zeros(PHYSICAL, np.intp)  # filling repeats an example at weight zero
+        Args:
+            rows: Indices of examples.
+            expected: Public expected number of rows of such a call.
+        """
+        whole, device = self._layers > 1, self.device.type
+        lengths = self._bucket[rows] if whole else np.full(len(rows), self._longest)
+        for length in sorted(set(lengths.tolist())):
+            members = rows[lengths == length]
+            most = rows_of_texts(length, device) if whole else rows_of_reads(expected, device)
+            for start in range(0, len(members), most):
+                yield self._batch(members[start : start + most], most, length)
+
+    def _batch(self, rows: NDArray[np.intp], most: int, length: int) -> Batch:
+        filled = np.full(most, rows[0])  # filling repeats an example at weight zero
         filled[: len(rows)] = rows
-        filled[len(rows) :] = rows[0]
-        weights = torch.zeros(PHYSICAL)
+        weights = torch.zeros(most)
         weights[: len(rows)] = 1.0
         hidden = mask = wide = None
         if self._buckets:
-            bucket, places = self._buckets[length], torch.from_numpy(self._place[filled])
-            hidden = bucket.hidden[places].to(self.device).float()
-            mask = bucket.mask[places].to(self.device)
+            hidden, mask = self._kept(filled, length)
         if self._wide is not None:
             wide = torch.from_numpy(self._wide[filled]).to(self.device)
-        labels = torch.from_numpy(self.labels[filled]).to(self.device) * weights.to(self.device)
+        labels = torch.from_numpy(self.labels[filled]) * weights
         return Batch(
             rows=rows,
             hidden=hidden,
             mask=mask,
             wide=wide,
-            labels=labels,
+            labels=labels.to(self.device),
             weights=weights.to(self.device),
         )
+
+    def _kept(self, rows: NDArray[np.intp], length: int) -> tuple[Tensor, Tensor]:
+        """Frozen output (n, length, hidden) float32 and mask (n, length) of some examples."""
+        own = self._bucket[rows]
+        parts = {kept: np.flatnonzero(own == kept) for kept in sorted(set(own.tolist()))}
+        shape = self._buckets[int(own[0])].hidden.shape[
+            1:
+        ]  # one position where [CLS] alone is kept
+        length = length if self._layers else shape[0]
+        hidden = torch.zeros((len(rows), length, shape[1]), dtype=torch.half)
+        mask = torch.zeros((len(rows), length), dtype=torch.bool)
+        for kept, members in parts.items():
+            bucket, places = self._buckets[kept], torch.from_numpy(self._place[rows[members]])
+            width = min(kept, length)
+            hidden[members, :width] = bucket.hidden[places]
+            mask[members, :width] = bucket.mask[places, :width]
+        return hidden.to(self.device).float(), mask.to(self.device)
 
 
 def _wide_rows(contract: Contract, records: Sequence[Record]) -> NDArray[np.float32]:

@@ -7,7 +7,6 @@ y = W x + s B A x: dB = s dy (A x)^T and dA = s (B^T dy) x^T. Opacus' hooks do t
 Linear, at the price of the redundant weight gradients.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,7 @@ def fill_grad_samples(
     """
     trained: dict[str, Any] = dict(model.trained())  # grad_sample is opacus' own attribute
     taps: list[Tap] = []
-    with torch.enable_grad(), autocast(model.device):
+    with torch.enable_grad():
         cls = model.text_features(batch.hidden, batch.mask, taps) if model.reads_text else None
         scores = model.score(cls, batch.wide)
         loss = (losses(scores, batch.labels) * batch.weights).sum()
@@ -59,11 +58,15 @@ def fill_grad_samples(
     return tuple(d_also)
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 for the forward pass on CUDA, nothing elsewhere; per-sample gradients stay float32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
+def summed_gradients(model: CreditModel, batch: Batch, losses: Losses) -> tuple[Tensor, ...]:
+    """The ordinary gradient of the batch's summed loss by each trained tensor, for runs without DP.
+
+    Rows are not told apart, so that nothing can be clipped. Rows of weight zero add nothing.
+    """
+    with torch.enable_grad():
+        scores = model(batch.hidden, batch.mask, batch.wide)
+        loss = (losses(scores, batch.labels) * batch.weights).sum()
+        return torch.autograd.grad(loss, [p for _, p in model.trained()])
 
 
 def _lora(tap: Tap, d_out: Tensor) -> None:

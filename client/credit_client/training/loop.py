@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from credit_client.training.adversarial import fill_adversarial
 from credit_client.training.examples import Batch, Examples
-from credit_client.training.gradients import Losses, fill_grad_samples
+from credit_client.training.gradients import Losses, fill_grad_samples, summed_gradients
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import RandomSource, SecureRandom, poisson_sample
 from credit_common.contract import Contract
@@ -60,13 +60,20 @@ def train(
         model.load_adapter(adapter)
     optimizer = NoisySumOptimizer(_optimizer(model), plan, noise)
     row_losses = partial(losses, model.contract)
+    radius = model.contract.training.adversarial
+    told_apart = plan.private or radius > 0 or fill is not None
     if fill is None:
-        radius = model.contract.training.adversarial
         fill = partial(fill_adversarial, radius=radius) if radius else fill_grad_samples
     for _ in range(plan.steps):
         optimizer.zero_grad()
-        for batch in examples.batches(poisson_sample(sampling, len(examples), plan.sampling_rate)):
-            fill(model, batch, row_losses)
+        rows = poisson_sample(sampling, len(examples), plan.sampling_rate)
+        for batch in examples.batches(rows, plan.expected_batch_size):
+            if not told_apart:
+                sums = summed_gradients(model, batch, row_losses)
+                if all(bool(torch.isfinite(total).all()) for total in sums):
+                    optimizer.accumulate_sums(sums)
+                    continue
+            fill(model, batch, row_losses)  # also where a row without a gradient must be left out
             optimizer.accumulate()
         optimizer.step()
     optimizer.zero_grad()

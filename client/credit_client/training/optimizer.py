@@ -65,7 +65,7 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
         # MPS has no float64: there the sums are made on the CPU.
         params = self.params
         exact = [p.grad_sample.flatten(1).to(_sums_on(p), torch.float64) for p in params]
-        squares = [row.square().sum(1) for row in exact]
+        squares = [torch.linalg.vector_norm(row, dim=1).square() for row in exact]
         norms = [torch.stack([squares[i] for i in part]).sum(0).sqrt() for part, _ in self._parts]
         finite = torch.isfinite(norms[0] if len(norms) == 1 else torch.stack(norms).sum(0))
         whole = bool(finite.all())
@@ -79,6 +79,18 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
                 clean = row if whole else torch.where(finite[:, None], row, 0.0)
                 total = (factor @ clean).view_as(p)
                 p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
+
+    def accumulate_sums(self, sums: tuple[Tensor, ...]) -> None:
+        """Add gradients that are summed over rows already, which no private step may be.
+
+        Raises:
+            PrivacyError: If the plan is private: what is not clipped row by row has no bound.
+        """
+        if self._plan.private:
+            raise PrivacyError("a private step takes per-sample gradients alone")
+        for p, grad in zip(self.params, sums, strict=True):
+            total = grad.to(_sums_on(p), torch.float64)
+            p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     def pre_step(self, closure: None = None) -> bool:
         """Noise and scale the step's sum into `grad`; an empty batch has the sum zero."""

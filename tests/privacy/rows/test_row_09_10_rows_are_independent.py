@@ -11,18 +11,19 @@ import pytest
 import torch
 
 from credit_client.training.adversarial import fill_adversarial
-from credit_client.training.examples import PHYSICAL, Batch
+from credit_client.training.examples import Batch
 from credit_client.training.gradients import fill_grad_samples
 from credit_client.training.loop import losses
 from credit_client.training.optimizer import NoisySumOptimizer
 from credit_client.training.randomness import SecureRandom
+from credit_client.training.shapes import MOST_ROWS
 
 
 def ours(parameters, plan, noise=None):
     return NoisySumOptimizer(torch.optim.SGD(parameters, lr=1.0), plan, noise or SecureRandom())
 
 
-def text_batch(model, seed=0, rows=PHYSICAL, length=16):
+def text_batch(model, seed=0, rows=MOST_ROWS, length=16):
     draw = torch.Generator().manual_seed(seed)
     own = torch.randint(2, length + 1, (rows, 1), generator=draw)
     return Batch(
@@ -81,7 +82,7 @@ def check_rows_are_independent(model, gradients, alone):
         for name, grad in mine.items():
             gap = (mixed[name][0] - grad[0]).norm() / grad[0].norm()
             assert gap < 1e-5, f"{name} knows its companions"
-    for row in (0, 1, PHYSICAL - 1):
+    for row in (0, 1, MOST_ROWS - 1):
         for name, exact in alone(model, row_of(batch, row)).items():
             assert exact.norm() > 0
             assert (mine[name][row] - exact).norm() < 1e-5 * exact.norm(), name

@@ -1,20 +1,22 @@
 """A holder's records, encoded once: tokens, wide features, labels, and the frozen layers' output.
 
-The frozen output is raw personal data in another form. It lives in memory only, and goes with the
-process. Shapes depend on each record's own length and on public constants alone (privacy
-specification, row 16): a text is padded to the multiple of 8 above its own length, and physical
-batches always have the same number of rows, filled up with rows of weight zero.
+The frozen output is raw personal data in another form; `credit_client.cache` says where it is kept.
+Shapes depend on each record's own length and on public constants alone (privacy specification, row
+16): a text is padded to the multiple of 8 above its own length, and physical batches always have
+the same number of rows, filled up with rows of weight zero.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from credit_client.training.hidden import Hidden, Store, Tokens
 from credit_common.contract import Contract
 from credit_common.model import CreditModel, bucket_length
 from credit_common.record import Record
@@ -43,25 +45,28 @@ class Batch:
     weights: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Bucket:
-    """Examples of one padded length: their frozen output and token mask."""
-
-    hidden: Tensor  # (n, length, hidden), half precision: the cache's size is what bounds a holder
-    mask: Tensor  # (n, length), bool
-
-
 class Examples:
-    """Encoded records, in order, with the frozen layers' output kept.
+    """Encoded records, in order, with the frozen layers' output at hand.
 
     Args:
         model: The resident model; the frozen layers must be the ones that train goes on from.
         contract: Says what the text and the wide features of a record are. Where it has federated
             edges, the records are kept, and `under` makes the wide features once they are known.
         records: One per user. Records without a label get the label 0; score them only.
+        store: Where the output is kept, shared by the examples of one holder; memory without a
+            limit where it is left out.
+
+    Raises:
+        CacheError: If the store's file cannot be made or has no room.
     """
 
-    def __init__(self, model: CreditModel, contract: Contract, records: Sequence[Record]) -> None:
+    def __init__(
+        self,
+        model: CreditModel,
+        contract: Contract,
+        records: Sequence[Record],
+        store: Store | None = None,
+    ) -> None:
         self.labels = np.asarray([r.label or 0.0 for r in records], np.float32)
         self.device = model.device
         self.records = tuple(records) if contract.federated_fields else ()
@@ -71,9 +76,9 @@ class Examples:
             self._wide = _wide_rows(contract, records)
         self._bucket = np.zeros(len(records), np.int64)  # padded length of each example
         self._place = np.arange(len(records))  # its row in that bucket
-        self._buckets: dict[int, _Bucket] = {}
+        self._hidden: Hidden | None = None
         if contract.model.reads_text:
-            self._build(model, [record_text(contract, r) for r in records])
+            self._build(model, [record_text(contract, r) for r in records], store or Store())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,7 +108,7 @@ class Examples:
     def without_text(self) -> "Examples":
         """The same examples for a contract that trains the wide part alone."""
         other = copy.copy(self)
-        other._buckets, other._bucket = {}, np.zeros(len(self), np.int64)
+        other._hidden, other._bucket = None, np.zeros(len(self), np.int64)
         return other
 
     def at_cls(self, model: CreditModel) -> "Examples":
@@ -111,37 +116,38 @@ class Examples:
 
         At the initial adapter LoRA adds nothing (B is zero), so the top layers are the frozen ones.
         """
-        model.load_adapter(model.initial_adapter())
         other = copy.copy(self)
-        other._buckets = {}
-        for length, bucket in self._buckets.items():
+        if self._hidden is None:
+            return other
+        model.load_adapter(model.initial_adapter())
+        rows = {}
+        for length in sorted(set(self._bucket.tolist())):
             members = np.flatnonzero(self._bucket == length)
-            cls = torch.zeros(len(members), 1, model.hidden, dtype=bucket.hidden.dtype)
+            rows[length] = torch.zeros(len(members), 1, model.hidden, dtype=torch.half)
             for batch in self.batches(members):
                 assert batch.hidden is not None
                 assert batch.mask is not None
                 with torch.no_grad():
                     read = model.read(batch.hidden, batch.mask)[: len(batch.rows)]
-                cls[self._place[batch.rows], 0] = read.cpu().to(cls.dtype)
-            other._buckets[length] = _Bucket(hidden=cls, mask=bucket.mask)
+                rows[length][self._place[batch.rows], 0] = read.half().cpu()
+        other._hidden = self._hidden.with_rows(rows)
         return other
 
-    def _build(self, model: CreditModel, texts: list[str]) -> None:
+    def _build(self, model: CreditModel, texts: list[str], store: Store) -> None:
         tokens = model.tokens(texts)
         longest = model.contract.model.tokens
-        lengths = np.asarray([bucket_length(len(own), longest) for own in tokens], np.int64)
-        self._bucket = lengths
-        for length in sorted(set(lengths.tolist())):
-            members = np.flatnonzero(lengths == length)
+        self._bucket = np.asarray([bucket_length(len(own), longest) for own in tokens], np.int64)
+        for length in set(self._bucket.tolist()):
+            members = np.flatnonzero(self._bucket == length)
             self._place[members] = np.arange(len(members))
-            hidden, masks = [], []
-            for start in range(0, len(members), PHYSICAL):
-                own = [tokens[i] for i in members[start : start + PHYSICAL]]
-                filled = own + [tokens[members[0]]] * (PHYSICAL - len(own))
-                ids, mask = model.padded(filled, length)
-                hidden.append(model.frozen(ids, mask)[: len(own)].half().cpu())
-                masks.append(mask[: len(own)].cpu())
-            self._buckets[length] = _Bucket(hidden=torch.cat(hidden), mask=torch.cat(masks))
+        self._hidden = Hidden(
+            tokens,
+            self._bucket,
+            width=model.hidden,
+            cls_only=not model.trained_layers,
+            run=partial(_frozen, model),
+            store=store,
+        )
 
     def batches(self, rows: NDArray[np.intp]) -> Iterator[Batch]:
         """Physical batches that together hold the examples `rows`, each once."""
@@ -157,10 +163,10 @@ class Examples:
         weights = torch.zeros(PHYSICAL)
         weights[: len(rows)] = 1.0
         hidden = mask = wide = None
-        if self._buckets:
-            bucket, places = self._buckets[length], torch.from_numpy(self._place[filled])
-            hidden = bucket.hidden[places].to(self.device).float()
-            mask = bucket.mask[places].to(self.device)
+        if self._hidden is not None:
+            places = self._place[filled]
+            hidden = self._hidden.rows(length, places).to(self.device).float()
+            mask = self._hidden.masks(length, places).to(self.device)
         if self._wide is not None:
             wide = torch.from_numpy(self._wide[filled]).to(self.device)
         labels = torch.from_numpy(self.labels[filled]).to(self.device) * weights.to(self.device)
@@ -172,6 +178,14 @@ class Examples:
             labels=labels,
             weights=weights.to(self.device),
         )
+
+
+def _frozen(model: CreditModel, tokens: Tokens, length: int) -> Iterator[Tensor]:
+    """The frozen layers' output, (rows, length, hidden) half precision, by physical batch."""
+    for start in range(0, len(tokens), PHYSICAL):
+        own = tokens[start : start + PHYSICAL]
+        ids, mask = model.padded([*own, *own[:1] * (PHYSICAL - len(own))], length)
+        yield model.frozen(ids, mask)[: len(own)].half().cpu()
 
 
 def _wide_rows(contract: Contract, records: Sequence[Record]) -> NDArray[np.float32]:

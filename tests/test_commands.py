@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -147,7 +148,12 @@ def without_privacy(text: str) -> str:
 
 @contextlib.contextmanager
 def running(
-    home: Path, folder: Path, shards: dict[str, Path], *more: object, seeded: bool = False
+    home: Path,
+    folder: Path,
+    shards: dict[str, Path],
+    *more: object,
+    seeded: bool = False,
+    of_holders: tuple[object, ...] = (),
 ) -> Iterator[tuple[Process, dict[str, Process], str]]:
     """A coordinator, and holders on it."""
     with contextlib.ExitStack() as stack:
@@ -158,7 +164,8 @@ def running(
         holders = {}
         for index, (name, shard) in enumerate(sorted(shards.items())):
             seed = ("--seed", 1000 + index) if seeded else ()
-            options = ("--home", folder / name, "--shard", shard, "--server", address, *more, *seed)
+            options = ("--home", folder / name, "--shard", shard, "--server", address)
+            options = (*options, *more, *seed, *of_holders)
             holders[name] = stack.enter_context(Process("credit_client", *options))
         yield coordinator, holders, address
 
@@ -166,11 +173,13 @@ def running(
 def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, whole_contract):
     text = without_privacy(whole_contract)
     home = make_federation(tmp_path, sorted(shards), text)
-    with running(home, tmp_path, shards, "--allow-no-privacy", seeded=True) as parts:
-        coordinator, holders, _ = parts
+    no_privacy, in_files = "--allow-no-privacy", ("--cache", "file")
+    started = running(home, tmp_path, shards, no_privacy, seeded=True, of_holders=in_files)
+    with started as (coordinator, holders, _):
         done = coordinator.until("done")
         assert coordinator.end()[0] == 0
         assert all(holder.end()[0] == 0 for holder in holders.values())
+    assert list(tmp_path.glob("*/frozen-*")) == []
     contract = load_contract(home / "federation.toml")
     torch.set_num_threads(1)
     model = CreditModel(contract, resolve_backbone(contract.model))
@@ -234,6 +243,46 @@ def test_federated_edges_are_found_trained_under_released_and_scored_with(
     moved = contract.with_edges({field.name: [edge * 1.5 for edge in field.edges]})
     others = np.stack([wide_features(moved, records[row]) for row in rows["row"]])
     assert np.abs(release_scores(opened.head, None, others)[:, 0] - rows["logit"]).max() > 1e-4
+
+
+def test_a_cache_in_a_file_is_left_by_a_kill_alone_and_forgotten(
+    tmp_path, shards, whole_contract, tiny_bert
+):
+    digest = hashlib.sha256((tiny_bert / "model.safetensors").read_bytes()).hexdigest()
+    tiny = f'backbone = "{tiny_bert}"\nbackbone_sha256 = "{digest}"'
+    name = min(shards)
+    make_federation(tmp_path, [name], re.sub(r"(?m)^backbone = .*$", tiny, whole_contract))
+    own = tmp_path / name
+
+    def left() -> list[Path]:
+        return list(own.glob("frozen-*"))
+
+    # Nobody listens there; a client encodes before it waits.
+    options = ("--home", own, "--shard", shards[name], "--server", "127.0.0.1:9")
+    options = (*options, "--cache", "file", "--cache-limit", "100kB")
+    with Process("credit_client", *options) as victim:
+        victim.until("ready")
+        (file,) = left()
+        size = file.stat().st_size
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert 90_000 < size <= 100_000
+        assert "in use" in client("forget", "--home", own, code=1)
+        victim.send(signal.SIGKILL)
+        victim.end()
+    assert left() == [file]
+    assert f"removed 1 cache, {size:,} bytes" in client("forget", "--home", own)
+    assert left() == []
+    file.write_bytes(bytes(20))  # as of another that was killed
+    with Process("credit_client", *options) as back:
+        back.until("ready")
+        assert len(left()) == 1
+        assert left() != [file]
+        back.send(signal.SIGTERM)
+        code, said = back.end()
+    assert code == 130
+    assert "killed clients left: 1, of 20 bytes" in said
+    assert re.search(r"output of \d+ users kept in .* encrypted .* of \d+ users run anew", said)
+    assert left() == []
 
 
 def test_a_holder_killed_in_a_round_and_started_again_answers_it_once(

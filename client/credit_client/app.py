@@ -1,7 +1,9 @@
 """A holder as a Flower ClientApp: trains and counts on messages, answers through the gate."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import Context, Message
@@ -11,16 +13,20 @@ from numpy.typing import NDArray
 from credit_client.gate import Gate
 from credit_client.ledger import Ledger
 from credit_client.training.examples import Examples
+from credit_client.training.hidden import Store
 from credit_client.training.loop import score, train
 from credit_client.training.randomness import RandomSource, SecureRandom, add_noise
 from credit_common.contract import Contract
-from credit_common.errors import PrivacyError, ShardError, WireError
+from credit_common.errors import CacheError, PrivacyError, ShardError, WireError
 from credit_common.evaluation import count_users
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
 from credit_common.record import Record
 from credit_common.statistics import Counts, count_cells, take_edges
 from credit_common.wire import request_arrays
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,7 @@ def open_holder(
     user_column: str | None = None,
     allow_no_privacy: bool = False,
     source: RandomSource | None = None,
+    store: Store | None = None,
 ) -> Holder:
     """Check the plan, encode the records and make a holder.
 
@@ -72,8 +79,10 @@ def open_holder(
             with the same frozen layers.
         user_column: Column of the shard that users are known by; None for the contract's name.
         source: Randomness of a simulation without privacy; private holders take none.
+        store: Where the frozen layers' output is kept; memory without a limit if left out.
 
     Raises:
+        CacheError: If the store's file cannot be made or has no room.
         PrivacyError: If the schedule passes the budget, there is no budget, or a private holder is
             given a source.
         ShardError: If there is no training user.
@@ -92,12 +101,15 @@ def open_holder(
     def encoded(records: Sequence[Record] | Examples) -> Examples:
         if isinstance(records, Examples):
             return records
-        return Examples(model, contract, records)
+        return Examples(model, contract, records, store)
 
     train_examples = encoded(train_records)
     if len(train_examples) == 0:
         raise ShardError(f"holder {name}: the shard has no usable training user")
     sources = {} if source is None else {"sampling": source, "noise": source}
+    holdout_examples = encoded(holdout_records)
+    if store is not None and contract.model.reads_text:
+        log.info("%s", store.summary())
     return Holder(
         name=name,
         contract=contract,
@@ -105,7 +117,7 @@ def open_holder(
         model=model,
         gate=gate,
         train=train_examples,
-        holdout=encoded(holdout_records),
+        holdout=holdout_examples,
         **sources,
     )
 
@@ -127,11 +139,12 @@ def holder_app(holder: Holder) -> ClientApp:
                 noise=_fresh(holder.noise),
             )
 
-        return holder.gate.send_adapter(message, compute)
+        return holder.gate.send_adapter(message, _charged(compute))
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
-        return holder.gate.send_histogram(message, lambda: noised_histogram(holder, message))
+        count = _charged(lambda: noised_histogram(holder, message))
+        return holder.gate.send_histogram(message, count)
 
     if holder.contract.federated_fields:
 
@@ -173,6 +186,22 @@ def noised_statistics(holder: Holder, message: Message) -> Counts:
     sigma = holder.plan.statistics_noise_multiplier
     noise = _fresh(holder.noise)
     return {name: add_noise(cells, sigma, noise) for name, cells in counts.items()}
+
+
+def _charged(compute: Callable[[], T]) -> Callable[[], T]:
+    """`compute`, with a damaged cache as a failure that the gate charges for.
+
+    Which rows are read depends on what was sampled: a refusal for nothing would tell of it.
+    """
+
+    def run() -> T:
+        try:
+            return compute()
+        except CacheError as error:
+            log.error("%s", error)
+            raise RuntimeError("the cache is damaged") from None
+
+    return run
 
 
 def _fresh(source: RandomSource) -> RandomSource:

@@ -5,6 +5,7 @@
     credit-client --shard FILE --server HOST:PORT                  join and train
     credit-client accept BUNDLE                                    agree to an amended contract
     credit-client score --release DIR --shard FILE --out FILE      score a file
+    credit-client forget                                           delete what a killed one left
     credit-client ledger | manifest | report | verify-report       see `credit_client.records_cli`
 
 Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 refused with one line that says
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from credit_client.cache_cli import add_cache_options, add_forget, cache_of, foretold, show_foretold
 from credit_client.records_cli import add_record_commands
 from credit_common.bundle import parse_address, read_bundle
 from credit_common.certificates import request_fingerprint
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-delta", type=float, metavar="D", help="refuse contracts above")
     parser.add_argument("--seed", type=int, help="of sampling, without privacy only")
     parser.add_argument("--format", default="table", choices=FORMATS)
+    add_cache_options(parser)
     add_daemon_options(parser)
     commands = parser.add_subparsers(metavar="COMMAND")
 
@@ -104,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     score.set_defaults(command=_score)
     for command in (request, accept):
         add_home(command, HOME)
+    add_forget(commands, HOME)
     add_record_commands(commands, HOME)
     return parser
 
@@ -138,6 +142,7 @@ def _join(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         threads=options.threads,
+        cache=cache_of(options, identity.home),
     )
     tell = _tell_json if options.format == "json" else _tell_text
     participate(identity, options.shard, address, terms=terms, tell=tell)
@@ -164,11 +169,18 @@ def _check(options: argparse.Namespace, identity: Any, mapping: Any) -> int:
     finally:
         ledger.close()
     network = _network(options.server, identity) if options.server else None
+    cache = foretold(
+        cache_of(options, identity.home),
+        identity.bundle.contract.model,
+        found.local_only.train_users + found.local_only.holdout_users,
+    )
     if options.format == "json":
         certificate = identity.not_after.isoformat(timespec="seconds")
-        print(json.dumps({**as_json(found), "certificate": certificate, "network": network}))
+        facts = {"cache": cache, "certificate": certificate, "network": network}
+        print(json.dumps({**as_json(found), **facts}))
     else:
         show(found)
+        show_foretold(cache)
         print("\nCONNECTION")
         print(f"  certificate of {identity.subject.name}: until {identity.not_after:%Y-%m-%d}")
         lines = network or {"coordinator": "not asked: give --server HOST:PORT"}

@@ -6,6 +6,7 @@
     bundle.json   the federation that the holder has agreed to
     NAME.ledger   what its users have spent
     NAME.manifest.jsonl   what left this machine
+    frozen-*.cache        of a running client, encrypted (see `credit_client.cache`)
 
 The ledger's witness lies elsewhere (see `credit_client.witness`).
 

@@ -3,9 +3,10 @@
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from credit_client.cache import Cache, remove_left_over
 from credit_client.gate import Exit
 from credit_client.heads import OwnHeads
 from credit_client.identity import Identity
@@ -42,6 +43,7 @@ class Terms:
         seed: Of sampling, without privacy only.
         device: Where the model runs: auto, cpu, cuda or mps.
         threads: CPU threads of torch; None leaves it to torch.
+        cache: Where the frozen layers' output of the shard's texts is kept, and how much of it.
     """
 
     mapping: ShardMapping | None = None
@@ -51,6 +53,7 @@ class Terms:
     seed: int | None = None
     device: str = "auto"
     threads: int | None = None
+    cache: Cache = field(default_factory=Cache)
 
 
 def participate(
@@ -89,10 +92,18 @@ def participate(
     private = contract.privacy.private
     # Opened before anything is sent: a ledger that is not whole releases nothing.
     ledger = Ledger.open(identity.ledger_path, identity.witness) if private else Ledger.in_memory()
-    with contextlib.closing(ledger):
+    with contextlib.ExitStack() as closing:
+        closing.callback(ledger.close)
+        files, size = remove_left_over(identity.home)
+        if files:
+            log.info(
+                "removed the caches that killed clients left: %d, of %s bytes", files, f"{size:,}"
+            )
         heads = OwnHeads(identity, ledger) if private else None
         _knock(identity, address, heads)
-        return _take_part(identity, shard, address, ledger, heads, terms=terms, tell=tell)
+        return _take_part(
+            identity, shard, address, ledger, heads, terms=terms, tell=tell, closing=closing
+        )
 
 
 def _take_part(
@@ -104,12 +115,14 @@ def _take_part(
     *,
     terms: Terms,
     tell: Tell,
+    closing: contextlib.ExitStack,
 ) -> Path:
     contract, name = identity.bundle.contract, identity.subject.name
     private = contract.privacy.private
 
     # torch takes seconds to import: what can be wrong before is looked at before.
     from credit_client.app import holder_app, open_holder
+    from credit_client.training.hidden import Store
     from credit_client.training.randomness import SeededRandom
     from credit_common.backbone import resolve_backbone
     from credit_common.device import device_of
@@ -124,6 +137,7 @@ def _take_part(
     source = None
     if terms.seed is not None:
         source = SeededRandom(terms.seed, mechanism_plan(contract, identity.subject.size_class))
+    store = closing.enter_context(Store(terms.cache))
     holder = open_holder(
         name,
         contract,
@@ -135,6 +149,7 @@ def _take_part(
         user_column=(terms.mapping or ShardMapping()).column(contract.record.user),
         allow_no_privacy=terms.allow_no_privacy,
         source=source,
+        store=store,
     )
     tell("ready", train=len(shard.train), holdout=len(shard.holdout))
 
@@ -146,6 +161,7 @@ def _take_part(
             refused=reply.WhichOneof("outcome") == "refused",
             epsilon=_told(ledger, contract) if private else None,
         )
+        store.check()  # a damaged cache ends the client; started again, it builds another
 
     array_bytes = largest_arrays(contract, model.initial_adapter())
     if not private:  # what leaves without noise is remembered for ever

@@ -74,6 +74,21 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
+def width_of(model: Model) -> int | None:
+    """Numbers of a token's hidden state, from the configuration alone; no weights are looked at.
+
+    None where the backbone is a hub's, or its configuration cannot be read.
+    """
+    if model.backbone == "minilm-l6":
+        return 384
+    try:
+        text = (Path(model.backbone).expanduser() / "config.json").read_text("utf-8")
+        width = json.loads(text)["hidden_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return width if isinstance(width, int) else None
+
+
 def load_bert(backbone: Backbone, *, fused: bool = True) -> Any:
     """The frozen BertModel in float32 on the CPU, every dropout 0, in evaluation mode.
 

@@ -4,6 +4,7 @@
     |-- ContractError         the federation file is wrong: names table, key, value and bound
     |-- ShardError            a holder's file cannot be used at all (single bad rows are rejects)
     |-- FetchError            a pinned package file could not be had, or its digest differs
+    |-- CacheError            a cache of personal data is damaged, in use, or has no room
     |-- BackboneError         BERT weights missing, of another digest, or not in safetensors
     |-- PrivacyError          a mechanism without noise where noise is required, or an invalid plan
     |   |-- BudgetError       the ledger refuses: the next release would pass the budget
@@ -31,6 +32,10 @@ class ShardError(CreditError):
 
 class FetchError(CreditError):
     """A pinned file that could not be fetched or verified."""
+
+
+class CacheError(CreditError):
+    """A cache of the frozen layers' output that cannot be made, read or removed."""
 
 
 class BackboneError(CreditError):

@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 import os
 
 import numpy as np
@@ -6,13 +7,15 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from credit_client.app import Holder, holder_app, noised_histogram, open_holder
+from credit_client.cache import Cache
 from credit_client.ledger import Ledger
 from credit_client.training.examples import Examples
+from credit_client.training.hidden import Store
 from credit_client.training.loop import score
 from credit_client.training.randomness import SecureRandom, SeededRandom
 from credit_common import wire
 from credit_common.accountant import epsilon
-from credit_common.errors import ContractError, PrivacyError, ShardError
+from credit_common.errors import CacheError, ContractError, PrivacyError, ShardError
 from credit_common.evaluation import count_users
 from credit_common.privacy import mechanism_plan
 
@@ -291,3 +294,45 @@ def test_examples_that_are_encoded_already_are_taken_as_they_are(model, records)
         holdout_records=encoded,
     )
     assert holder.train is holder.holdout is encoded
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_damaged_cache_is_refused_charged_and_remembered(opened, model, tmp_path, kind, caplog):
+    ledger = Ledger.in_memory()
+    with Store(Cache(kind="file", folder=tmp_path)) as store:
+        holder = opened(ledger=ledger, store=store)
+        start = model.initial_adapter()
+        assert not refused(answer(holder, request(start, "m1", kind)))
+        store.check()
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(bytes(file.stat().st_size))
+        assert refused(answer(holder, request(start, "m2", kind)))
+        # Which rows a step reads depends on the data, so that the refusal is no free answer.
+        assert len(accounts(ledger)) == 2
+        with pytest.raises(CacheError, match="was changed"):
+            store.check()
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == [
+        str(store.damage)
+    ]
+
+
+def test_training_and_holdout_users_share_one_limit_which_is_told_once(
+    opened, model, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "credit_client.app")
+    whole = Store()
+    opened(store=whole)
+    assert (whole.kept, whole.late) == (70, 0)
+    caplog.clear()
+    store = Store(Cache(kind="file", folder=tmp_path, limit=whole.bytes // 2))
+    holder = opened(store=store)
+    assert store.bytes <= store.cache.limit
+    assert store.kept + store.late == 70
+    (said,) = caplog.messages
+    assert f"of {store.kept} users kept in {tmp_path}" in said
+    assert f"of {store.late} users run anew" in said
+    adapter = model.initial_adapter()
+    assert np.array_equal(
+        score(model, holder.holdout, adapter), score(model, opened().holdout, adapter)
+    )
+    store.close()

@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 import torch
 
+from credit_client.cache import Cache
 from credit_client.training.examples import Examples
-from credit_client.training.loop import score
+from credit_client.training.hidden import Store
+from credit_client.training.loop import score, train
+from credit_client.training.randomness import SeededRandom
 from credit_client.training.shapes import MOST_ROWS, rows_of_reads, rows_of_texts
 from credit_common.model import bucket_length
+from credit_common.privacy import mechanism_plan
 from credit_common.record import Record
 from credit_common.text import record_text, wide_features
 
@@ -154,3 +158,95 @@ def test_no_records_make_no_examples(shop, variant, model_for):
     text_alone = model_for(variant(model={"train": ("lora", "head")}))
     with pytest.raises(ValueError, match="no wide features"):
         _ = Examples(text_alone, text_alone.contract, []).wide
+
+
+KEPT = {"memory, nothing": 0, "memory, a third": 1 / 3, "file, nothing": 0, "file, a third": 1 / 3}
+KEPT |= {"memory, all": 1, "file, all": None}
+
+
+@pytest.fixture(scope="module", params=KEPT)
+def elsewhere(request, shop, tmp_path_factory):
+    """The shop's examples, kept in another place or in part, by another store."""
+    model, contract, records, examples, _ = shop
+    kind, share = request.param.split(",")[0], KEPT[request.param]
+    whole = sum(
+        batch.hidden[0].numel() * 2 * len(batch.rows)
+        for batch in examples.batches(np.arange(len(examples)))
+    )
+    limit = None if share is None else int(share * whole)
+    folder = tmp_path_factory.mktemp("home")
+    with Store(Cache(kind=kind, folder=folder, limit=limit)) as store:
+        kept = Examples(model, contract, records, store)
+        rows = round((1 if share is None else share) * len(records))
+        assert abs(store.kept - rows) < 0.1 * len(records)
+        assert (store.kept == len(records)) == (share in (1, None))
+        assert any(folder.iterdir()) == (kind == "file" and share != 0)
+        yield kept
+
+
+def test_what_is_kept_and_where_changes_no_bit(shop, elsewhere):
+    model, _, _, examples, adapter = shop
+    rows = np.random.default_rng(3).permutation(len(examples))[: 2 * MOST_ROWS + 9]
+    for mine, theirs in zip(elsewhere.batches(rows), examples.batches(rows), strict=True):
+        assert torch.equal(mine.hidden, theirs.hidden)
+        assert torch.equal(mine.mask, theirs.mask)
+    assert np.array_equal(score(model, elsewhere, adapter), score(model, examples, adapter))
+
+
+def test_training_ends_in_the_same_bits_whatever_is_kept(shop, elsewhere, variant):
+    model, _, _, examples, adapter = shop
+    plan = mechanism_plan(variant(private=False, training={"sampling_rate": 0.3}), "small")
+    ended = []
+    for kept in (examples, elsewhere):
+        source = SeededRandom(4, plan)
+        ended.append(train(model, kept, plan, adapter, sampling=source, noise=source))
+    assert all(np.array_equal(ended[0][name], ended[1][name]) for name in adapter)
+    assert any((ended[0][name] != adapter[name]).any() for name in adapter if "lora" in name)
+
+
+def test_copies_of_examples_are_the_same_whatever_is_kept(shop, elsewhere):
+    model, contract, _, examples, _ = shop
+    rows = np.arange(0, len(examples), 3)
+    for copied in (lambda e: e.at_cls(model), lambda e: e.under(contract)):
+        for mine, theirs in zip(
+            copied(elsewhere).batches(rows), copied(examples).batches(rows), strict=True
+        ):
+            assert torch.equal(mine.hidden, theirs.hidden)
+            assert torch.equal(mine.wide, theirs.wide)
+    assert next(elsewhere.without_text().batches(rows)).hidden is None
+
+
+def test_rows_past_the_limit_run_in_the_fixed_shapes_of_the_build(shop, monkeypatch):
+    model, contract, records, *_ = shop
+    shapes = []
+    frozen = model.frozen
+    monkeypatch.setattr(model, "frozen", lambda *inputs: shapes.append(inputs) or frozen(*inputs))
+    examples = Examples(model, contract, records, Store(Cache(limit=0)))
+    assert shapes == []  # nothing is kept, so nothing runs before it is used
+    for n in (1, 5, MOST_ROWS):
+        list(examples.batches(np.arange(n)))
+    assert len(shapes) > 3
+    assert all(len(ids) == rows_of_texts(ids.shape[1], "cpu") for ids, _ in shapes)
+
+
+def test_one_layer_of_minilm_gives_the_same_bits_run_anew(minilm_model, records):
+    contract, own = minilm_model.contract, records(3)
+    rows = np.array([2, 0, 1])
+    kept, late = (
+        Examples(minilm_model, contract, own, Store(Cache(limit=limit))) for limit in (None, 0)
+    )
+    for mine, theirs in zip(late.batches(rows), kept.batches(rows), strict=True):
+        assert torch.equal(mine.hidden, theirs.hidden)
+
+
+def test_without_lora_what_is_kept_is_one_vector_a_row(variant, model_for, records, tmp_path):
+    model = model_for(variant(model={"tokens": 40, "train": ("head", "wide")}))
+    adapter = model.initial_adapter()
+    scores = []
+    for limit in (None, 7 * (model.hidden * 2 + 16), 0):
+        with Store(Cache(kind="file", folder=tmp_path, limit=limit)) as store:
+            examples = Examples(model, model.contract, records(20), store)
+            assert store.kept == {None: 20, 0: 0}.get(limit, 7)
+            scores.append(score(model, examples, adapter))
+    assert np.array_equal(scores[0], scores[1])
+    assert np.array_equal(scores[0], scores[2])

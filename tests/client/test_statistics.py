@@ -280,9 +280,9 @@ def test_examples_of_a_resolved_contract_need_no_edges(model, asking, records):
     resolved = asking.with_edges(EDGES)
     direct = Examples(model, resolved, records(9))
     assert np.array_equal(direct.wide, Examples(model, asking, records(9)).under(resolved).wide)
-    texts = {length: b.hidden.numpy() for length, b in direct._buckets.items()}
-    for length, bucket in Examples(model, asking, records(9))._buckets.items():
-        assert np.array_equal(bucket.hidden.numpy(), texts[length])  # texts say values, not bins
+    other = Examples(model, asking, records(9))
+    for mine, theirs in zip(direct.batches(np.arange(9)), other.batches(np.arange(9)), strict=True):
+        assert np.array_equal(mine.hidden, theirs.hidden)  # texts say values, not bins
 
 
 def test_copies_for_baselines_keep_the_wide_features_and_their_own_texts(model, asking, records):

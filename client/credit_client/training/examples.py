@@ -1,21 +1,23 @@
 """A holder's records, encoded once: tokens, wide features, labels, and the frozen layers' output.
 
-The frozen output is raw personal data in another form. It lives in memory only, and goes with the
-process. A text is kept at the multiple of 8 above its own length. Where several layers are trained,
-it goes through them at that length; where only [CLS] is read, at the contract's longest, since the
-tokens cost little there and one length leaves less to fill up (see `shapes`).
+The frozen output is raw personal data in another form; `credit_client.cache` says where it is kept.
+A text is kept at the multiple of 8 above its own length. Where several layers are trained, it goes
+through them at that length; where only [CLS] is read, at the contract's longest, since the tokens
+cost little there and one length leaves less to fill up (see `shapes`).
 """
 
 import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from credit_client.training.hidden import Hidden, Store, Tokens
 from credit_client.training.shapes import rows_of_reads, rows_of_texts
 from credit_common.contract import Contract
 from credit_common.model import CreditModel, bucket_length
@@ -42,25 +44,28 @@ class Batch:
     weights: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Bucket:
-    """Examples of one padded length: their frozen output and token mask."""
-
-    hidden: Tensor  # (n, length, hidden), half precision: the cache's size is what bounds a holder
-    mask: Tensor  # (n, length), bool
-
-
 class Examples:
-    """Encoded records, in order, with the frozen layers' output kept.
+    """Encoded records, in order, with the frozen layers' output at hand.
 
     Args:
         model: The resident model; the frozen layers must be the ones that train goes on from.
         contract: Says what the text and the wide features of a record are. Where it has federated
             edges, the records are kept, and `under` makes the wide features once they are known.
         records: One per user. Records without a label get the label 0; score them only.
+        store: Where the output is kept, shared by the examples of one holder; memory without a
+            limit where it is left out.
+
+    Raises:
+        CacheError: If the store's file cannot be made or has no room.
     """
 
-    def __init__(self, model: CreditModel, contract: Contract, records: Sequence[Record]) -> None:
+    def __init__(
+        self,
+        model: CreditModel,
+        contract: Contract,
+        records: Sequence[Record],
+        store: Store | None = None,
+    ) -> None:
         self.labels = np.asarray([r.label or 0.0 for r in records], np.float32)
         self.device = model.device
         self.records = tuple(records) if contract.federated_fields else ()
@@ -70,11 +75,11 @@ class Examples:
             self._wide = _wide_rows(contract, records)
         self._bucket = np.zeros(len(records), np.int64)  # padded length of each example
         self._place = np.arange(len(records))  # its row in that bucket
-        self._buckets: dict[int, _Bucket] = {}
         self._layers = model.trained_layers if contract.model.reads_text else 0
         self._longest = contract.model.tokens
+        self._hidden: Hidden | None = None
         if contract.model.reads_text:
-            self._build(model, [record_text(contract, r) for r in records])
+            self._build(model, [record_text(contract, r) for r in records], store or Store())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,7 +109,7 @@ class Examples:
     def without_text(self) -> "Examples":
         """The same examples for a contract that trains the wide part alone."""
         other = copy.copy(self)
-        other._buckets, other._bucket = {}, np.zeros(len(self), np.int64)
+        other._hidden, other._bucket = None, np.zeros(len(self), np.int64)
         other._layers = 0
         return other
 
@@ -113,38 +118,39 @@ class Examples:
 
         At the initial adapter LoRA adds nothing (B is zero), so the top layers are the frozen ones.
         """
-        model.load_adapter(model.initial_adapter())
         other = copy.copy(self)
-        other._buckets, other._layers = {}, 0
-        for length, bucket in self._buckets.items():
+        other._layers = 0
+        if self._hidden is None:
+            return other
+        model.load_adapter(model.initial_adapter())
+        rows = {}
+        for length in sorted(set(self._bucket.tolist())):
             members = np.flatnonzero(self._bucket == length)
-            cls = torch.zeros(len(members), 1, model.hidden, dtype=bucket.hidden.dtype)
+            rows[length] = torch.zeros(len(members), 1, model.hidden, dtype=torch.half)
             for batch in self.batches(members):
                 assert batch.hidden is not None
                 assert batch.mask is not None
                 with torch.no_grad():
                     read = model.read(batch.hidden, batch.mask)[: len(batch.rows)]
-                cls[self._place[batch.rows], 0] = read.cpu().to(cls.dtype)
-            other._buckets[length] = _Bucket(hidden=cls, mask=bucket.mask)
+                rows[length][self._place[batch.rows], 0] = read.half().cpu()
+        other._hidden = self._hidden.with_rows(rows)
         return other
 
-    def _build(self, model: CreditModel, texts: list[str]) -> None:
+    def _build(self, model: CreditModel, texts: list[str], store: Store) -> None:
         tokens = model.tokens(texts)
         longest = model.contract.model.tokens
-        lengths = np.asarray([bucket_length(len(own), longest) for own in tokens], np.int64)
-        self._bucket = lengths
-        for length in sorted(set(lengths.tolist())):
-            members = np.flatnonzero(lengths == length)
+        self._bucket = np.asarray([bucket_length(len(own), longest) for own in tokens], np.int64)
+        for length in set(self._bucket.tolist()):
+            members = np.flatnonzero(self._bucket == length)
             self._place[members] = np.arange(len(members))
-            hidden, masks = [], []
-            most = rows_of_texts(length, self.device.type)
-            for start in range(0, len(members), most):
-                own = [tokens[i] for i in members[start : start + most]]
-                filled = own + [tokens[members[0]]] * (most - len(own))
-                ids, mask = model.padded(filled, length)
-                hidden.append(model.frozen(ids, mask)[: len(own)].half().cpu())
-                masks.append(mask[: len(own)].cpu())
-            self._buckets[length] = _Bucket(hidden=torch.cat(hidden), mask=torch.cat(masks))
+        self._hidden = Hidden(
+            tokens,
+            self._bucket,
+            width=model.hidden,
+            cls_only=not model.trained_layers,
+            run=partial(_frozen, model),
+            store=store,
+        )
 
     def batches(self, rows: NDArray[np.intp], expected: float = math.inf) -> Iterator[Batch]:
         """Physical batches that together hold the examples `rows`, each once.
@@ -167,8 +173,8 @@ class Examples:
         weights = torch.zeros(most)
         weights[: len(rows)] = 1.0
         hidden = mask = wide = None
-        if self._buckets:
-            hidden, mask = self._kept(filled, length)
+        if self._hidden is not None:
+            hidden, mask = self._kept(self._hidden, filled, length)
         if self._wide is not None:
             wide = torch.from_numpy(self._wide[filled]).to(self.device)
         labels = torch.from_numpy(self.labels[filled]) * weights
@@ -181,22 +187,30 @@ class Examples:
             weights=weights.to(self.device),
         )
 
-    def _kept(self, rows: NDArray[np.intp], length: int) -> tuple[Tensor, Tensor]:
+    def _kept(self, kept: Hidden, rows: NDArray[np.intp], length: int) -> tuple[Tensor, Tensor]:
         """Frozen output (n, length, hidden) float32 and mask (n, length) of some examples."""
-        own = self._bucket[rows]
-        parts = {kept: np.flatnonzero(own == kept) for kept in sorted(set(own.tolist()))}
-        shape = self._buckets[int(own[0])].hidden.shape[
-            1:
-        ]  # one position where [CLS] alone is kept
-        length = length if self._layers else shape[0]
-        hidden = torch.zeros((len(rows), length, shape[1]), dtype=torch.half)
+        own, parts = self._bucket[rows], {}
+        for stored in sorted(set(own.tolist())):
+            parts[stored] = kept.rows(stored, self._place[rows[own == stored]])
+        if not self._layers:  # [CLS] alone is kept
+            length = 1
+        width = next(iter(parts.values())).shape[2]
+        hidden = torch.zeros((len(rows), length, width), dtype=torch.half)
         mask = torch.zeros((len(rows), length), dtype=torch.bool)
-        for kept, members in parts.items():
-            bucket, places = self._buckets[kept], torch.from_numpy(self._place[rows[members]])
-            width = min(kept, length)
-            hidden[members, :width] = bucket.hidden[places]
-            mask[members, :width] = bucket.mask[places, :width]
+        for stored, part in parts.items():
+            members, most = np.flatnonzero(own == stored), min(stored, length)
+            hidden[members, :most] = part
+            mask[members, :most] = kept.masks(stored, self._place[rows[members]])[:, :most]
         return hidden.to(self.device).float(), mask.to(self.device)
+
+
+def _frozen(model: CreditModel, tokens: Tokens, length: int) -> Iterator[Tensor]:
+    """The frozen layers' output, (rows, length, hidden) half precision, by physical batch."""
+    most = rows_of_texts(length, model.device.type)
+    for start in range(0, len(tokens), most):
+        own = tokens[start : start + most]
+        ids, mask = model.padded([*own, *own[:1] * (most - len(own))], length)
+        yield model.frozen(ids, mask)[: len(own)].half().cpu()
 
 
 def _wide_rows(contract: Contract, records: Sequence[Record]) -> NDArray[np.float32]:

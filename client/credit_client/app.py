@@ -12,7 +12,12 @@ from credit_client.gate import Gate
 from credit_client.ledger import Ledger
 from credit_client.training.examples import Examples
 from credit_client.training.loop import score, train
-from credit_client.training.randomness import RandomSource, SecureRandom, add_noise
+from credit_client.training.randomness import (
+    RandomSource,
+    SecureRandom,
+    SeededRandom,
+    add_noise,
+)
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError, ShardError, WireError
 from credit_common.evaluation import count_users
@@ -20,6 +25,7 @@ from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
 from credit_common.record import Record
 from credit_common.statistics import Counts, count_cells, take_edges
+from credit_common.upload import Encoded, encode
 from credit_common.wire import request_arrays
 
 
@@ -29,7 +35,8 @@ class Holder:
 
     Attributes:
         train, holdout: Encoded users of each side of the split.
-        sampling, noise: Where Poisson batches and noise come from.
+        sampling, noise, rounding: Where Poisson batches, noise, and the stochastic rounding of what
+            is sent come from.
 
     Raises:
         PrivacyError: If the plan is private and a source is not a SecureRandom.
@@ -44,10 +51,11 @@ class Holder:
     holdout: Examples
     sampling: RandomSource = field(default_factory=SecureRandom)
     noise: RandomSource = field(default_factory=SecureRandom)
+    rounding: RandomSource = field(default_factory=SecureRandom)
 
     def __post_init__(self) -> None:
-        secure = isinstance(self.sampling, SecureRandom) and isinstance(self.noise, SecureRandom)
-        if self.plan.private and not secure:
+        sources = (self.sampling, self.noise, self.rounding)
+        if self.plan.private and not all(isinstance(own, SecureRandom) for own in sources):
             raise PrivacyError("a private holder draws from SecureRandom alone")
 
 
@@ -62,7 +70,7 @@ def open_holder(
     holdout_records: Sequence[Record] | Examples,
     user_column: str | None = None,
     allow_no_privacy: bool = False,
-    source: RandomSource | None = None,
+    source: SeededRandom | None = None,
 ) -> Holder:
     """Check the plan, encode the records and make a holder.
 
@@ -97,7 +105,9 @@ def open_holder(
     train_examples = encoded(train_records)
     if len(train_examples) == 0:
         raise ShardError(f"holder {name}: the shard has no usable training user")
-    sources = {} if source is None else {"sampling": source, "noise": source}
+    sources = {}
+    if source is not None:  # rounding apart: the batches are the same however answers are sent
+        sources = {"sampling": source, "noise": source, "rounding": source.beside()}
     return Holder(
         name=name,
         contract=contract,
@@ -116,9 +126,9 @@ def holder_app(holder: Holder) -> ClientApp:
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
-        def compute() -> Arrays:
+        def compute() -> Encoded:
             adapter, resolved = asked(holder, message)
-            return train(
+            trained = train(
                 holder.model,
                 holder.train.under(resolved),
                 holder.plan,
@@ -126,6 +136,8 @@ def holder_app(holder: Holder) -> ClientApp:
                 sampling=_fresh(holder.sampling),
                 noise=_fresh(holder.noise),
             )
+            kind = holder.contract.training.upload
+            return encode(kind, trained, adapter, _fresh(holder.rounding).uniform)
 
         return holder.gate.send_adapter(message, compute)
 

@@ -20,12 +20,14 @@ import pandas as pd
 import pytest
 import torch
 
+from credit_client.identity import open_identity
 from credit_client.shard import read_shard
 from credit_common.backbone import resolve_backbone
 from credit_common.contract import load_contract, parse_contract
 from credit_common.model import CreditModel
 from credit_common.release import open_release, release_scores
 from credit_common.text import wide_features
+from credit_common.upload import upload_bytes
 from credit_simulations.data import contract_path
 from credit_simulations.federation import make_parties, read_shards, simulate
 from credit_simulations.packaged import packaged_shards
@@ -170,8 +172,13 @@ def running(
         yield coordinator, holders, address
 
 
-def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, whole_contract):
-    text = without_privacy(whole_contract)
+@pytest.mark.parametrize("upload", ["float32", "int8"])
+def test_processes_and_loop_give_the_same_adapter_bit_for_bit(
+    tmp_path, shards, whole_contract, quick_contract, upload
+):
+    text = without_privacy({"float32": quick_contract, "int8": whole_contract}[upload])
+    text = re.sub(r"(?m)^upload = .*\n", "", text)
+    text = text.replace("[training]\n", f'[training]\nupload = "{upload}"\n')
     home = make_federation(tmp_path, sorted(shards), text)
     no_privacy, in_files = "--allow-no-privacy", ("--cache", "file")
     started = running(home, tmp_path, shards, no_privacy, seeded=True, of_holders=in_files)
@@ -182,7 +189,8 @@ def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, 
     assert list(tmp_path.glob("*/frozen-*")) == []
     contract = load_contract(home / "federation.toml")
     torch.set_num_threads(1)
-    model = CreditModel(contract, resolve_backbone(contract.model))
+    backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
+    model = CreditModel(contract, backbone)
     parties = [
         dataclasses.replace(party, size_class="small")
         for party in make_parties(contract, read_shards(contract, shards), model)
@@ -198,6 +206,17 @@ def test_processes_and_loop_give_the_same_adapter_bit_for_bit(tmp_path, shards, 
         assert own.digest == open_release(Path(done["release"])).digest, name
         assert own.facts.evaluated == len(holders)
         assert holder.events[-1]["epsilon"] is None
+    # What the manifests list is what is promised, and a quarter of it in int8.
+    numbers = upload_bytes(upload, model.schema())
+    assert done["bytes_up"] == pytest.approx(numbers, abs=1500)
+    plain = sum(values.nbytes for values in looped.adapter.values())
+    assert plain * {"float32": 1, "int8": 0.25}[upload] <= numbers
+    assert numbers <= plain * {"float32": 1, "int8": 0.26}[upload]
+    for name in shards:
+        lines = open_identity(tmp_path / name).manifest.lines()
+        listed = [line.bytes for line in lines if line.message == "adapter"]
+        assert len(listed) == contract.training.rounds
+        assert all(numbers < size < numbers + 1500 for size in listed)
 
 
 def test_federated_edges_are_found_trained_under_released_and_scored_with(

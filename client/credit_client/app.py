@@ -15,7 +15,12 @@ from credit_client.ledger import Ledger
 from credit_client.training.examples import Examples
 from credit_client.training.hidden import Store
 from credit_client.training.loop import score, train
-from credit_client.training.randomness import RandomSource, SecureRandom, add_noise
+from credit_client.training.randomness import (
+    RandomSource,
+    SecureRandom,
+    SeededRandom,
+    add_noise,
+)
 from credit_common.contract import Contract
 from credit_common.errors import CacheError, PrivacyError, ShardError, WireError
 from credit_common.evaluation import count_users
@@ -23,6 +28,7 @@ from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
 from credit_common.record import Record
 from credit_common.statistics import Counts, count_cells, take_edges
+from credit_common.upload import Encoded, encode
 from credit_common.wire import request_arrays
 
 T = TypeVar("T")
@@ -35,7 +41,8 @@ class Holder:
 
     Attributes:
         train, holdout: Encoded users of each side of the split.
-        sampling, noise: Where Poisson batches and noise come from.
+        sampling, noise, rounding: Where Poisson batches, noise, and the stochastic rounding of what
+            is sent come from.
 
     Raises:
         PrivacyError: If the plan is private and a source is not a SecureRandom.
@@ -50,10 +57,11 @@ class Holder:
     holdout: Examples
     sampling: RandomSource = field(default_factory=SecureRandom)
     noise: RandomSource = field(default_factory=SecureRandom)
+    rounding: RandomSource = field(default_factory=SecureRandom)
 
     def __post_init__(self) -> None:
-        secure = isinstance(self.sampling, SecureRandom) and isinstance(self.noise, SecureRandom)
-        if self.plan.private and not secure:
+        sources = (self.sampling, self.noise, self.rounding)
+        if self.plan.private and not all(isinstance(own, SecureRandom) for own in sources):
             raise PrivacyError("a private holder draws from SecureRandom alone")
 
 
@@ -68,7 +76,7 @@ def open_holder(
     holdout_records: Sequence[Record] | Examples,
     user_column: str | None = None,
     allow_no_privacy: bool = False,
-    source: RandomSource | None = None,
+    source: SeededRandom | None = None,
     store: Store | None = None,
 ) -> Holder:
     """Check the plan, encode the records and make a holder.
@@ -106,7 +114,9 @@ def open_holder(
     train_examples = encoded(train_records)
     if len(train_examples) == 0:
         raise ShardError(f"holder {name}: the shard has no usable training user")
-    sources = {} if source is None else {"sampling": source, "noise": source}
+    sources = {}
+    if source is not None:  # rounding apart: the batches are the same however answers are sent
+        sources = {"sampling": source, "noise": source, "rounding": source.beside()}
     holdout_examples = encoded(holdout_records)
     if store is not None and contract.model.reads_text:
         log.info("%s", store.summary())
@@ -128,9 +138,9 @@ def holder_app(holder: Holder) -> ClientApp:
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
-        def compute() -> Arrays:
+        def compute() -> Encoded:
             adapter, resolved = asked(holder, message)
-            return train(
+            trained = train(
                 holder.model,
                 holder.train.under(resolved),
                 holder.plan,
@@ -138,6 +148,8 @@ def holder_app(holder: Holder) -> ClientApp:
                 sampling=_fresh(holder.sampling),
                 noise=_fresh(holder.noise),
             )
+            kind = holder.contract.training.upload
+            return encode(kind, trained, adapter, _fresh(holder.rounding).uniform)
 
         return holder.gate.send_adapter(message, _charged(compute))
 

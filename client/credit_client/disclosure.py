@@ -15,8 +15,10 @@ from credit_common.accountant import epsilon, epsilon_replace_one
 from credit_common.contract import Contract
 from credit_common.events import Event
 from credit_common.privacy import MechanismPlan
+from credit_common.sections import Upload
 from credit_common.statistics import statistics_shapes
 from credit_common.text import wide_width
+from credit_common.upload import upload_bytes
 
 NEVER_SENT = (
     "rows, columns and texts of the shard",
@@ -35,6 +37,11 @@ COUNTED = {
     "regression": ("too low or too high (2) x error", "how far off the model is for them"),
 }
 """Kind of task -> the cells that users are counted in, and what their sums tell of all."""
+_ENCODINGS: dict[Upload, tuple[str, ...]] = {
+    "float32": (),
+    "bfloat16": ("all of these as changes since the request, rounded to bfloat16",),
+    "int8": ("all of these as changes since the request, rounded to int8, and their scales",),
+}
 REQUEST_ID = "id of the request"
 HEAD = "signed head of the ledger (number of entries, blinded hash; at the end what it spent)"
 
@@ -113,6 +120,7 @@ def sendings(
     counted = _statistics(contract, plan)
     if contract.model.train == ("wide",):
         adapter_bytes = _wide_bytes(contract)
+    encoding = _ENCODINGS[contract.training.upload]
     return (
         _bare("certificate", "on connecting", "federation, name, node id, size class, public key"),
         _bare("greeting", "on connecting", f"digest of the contract, protocol versions, {HEAD}"),
@@ -122,7 +130,7 @@ def sendings(
             what="training answer",
             when="each round",
             times=plan.rounds,
-            contains=(REQUEST_ID, HEAD, *_groups(contract)),
+            contains=(REQUEST_ID, HEAD, *_groups(contract), *encoding),
             protection=step,
             bytes=adapter_bytes,
         ),
@@ -265,7 +273,8 @@ def _statistics(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
 
 
 def _wide_bytes(contract: Contract) -> int:
-    return 4 * contract.task.outputs * wide_width(contract)
+    shapes = {"wide.weight": (contract.task.outputs, wide_width(contract))}
+    return upload_bytes(contract.training.upload, shapes)
 
 
 def _groups(contract: Contract) -> tuple[str, ...]:

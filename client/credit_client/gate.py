@@ -13,6 +13,7 @@ manifest, and lets arrays pass only if they are the very bytes that the ledger c
 import hashlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from flwr.app import Message
@@ -25,9 +26,9 @@ from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, PrivacyError, WireError
 from credit_common.events import Event
-from credit_common.model import Arrays, check_adapter
 from credit_common.privacy import NO_PRIVACY, MechanismPlan
 from credit_common.statistics import Counts, check_statistics, statistics_shapes
+from credit_common.upload import Encoded, check_upload
 from credit_common.wire import (
     HISTOGRAM,
     adapter_reply,
@@ -51,7 +52,8 @@ class Gate:
         contract: The contract that the holder accepted.
         plan: The mechanism that trainer and ledger share.
         ledger: The holder's durable account.
-        schema: Names and shapes of an adapter; nothing else leaves as arrays.
+        schema: Names and shapes of an adapter; nothing but an upload of it (see
+            `credit_common.upload`), as the contract says, leaves as arrays.
         user_column: Column of the shard that users are known by; None for the contract's name.
         allow_no_privacy: Whether a contract without a budget is accepted at all.
 
@@ -78,13 +80,13 @@ class Gate:
             contract.split.salt, contract.split.holdout, user_column or contract.record.user
         )
 
-    def send_adapter(self, request: Message, train: Callable[[], Arrays]) -> Message:
-        """Answer a training request with the adapter that `train` returns."""
+    def send_adapter(self, request: Message, train: Callable[[], Encoded]) -> Message:
+        """Answer a training request with the upload that `train` returns."""
 
         def compute() -> bytes:
-            adapter = {name: _finite(array) for name, array in train().items()}
-            check_adapter(self._schema, adapter)
-            return pack(adapter)
+            upload = {name: _finite(array) for name, array in train().items()}
+            check_upload(self._contract.training.upload, self._schema, upload)
+            return pack(upload)
 
         event = self._plan.round_event()
         return self._answer(
@@ -219,10 +221,13 @@ class Exit:
         return content
 
 
-def _finite(array: NDArray[np.float32]) -> NDArray[np.float32]:
+def _finite(array: NDArray[Any]) -> NDArray[Any]:
     """Released numbers as finite ones. A refusal instead would tell of a release uncharged."""
+    if array.dtype != np.float32:
+        return array
     largest = float(np.finfo(np.float32).max)
-    return np.nan_to_num(array, nan=0.0, posinf=largest, neginf=-largest)
+    finite: NDArray[Any] = np.nan_to_num(array, nan=0.0, posinf=largest, neginf=-largest)
+    return finite
 
 
 def _short(payload: bytes) -> str:

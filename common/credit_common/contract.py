@@ -192,6 +192,8 @@ def canonical(contract: Contract) -> bytes:
         plain["privacy"][name] = dict(plain["privacy"][name])
     if not contract.federated_fields:
         del plain["statistics"]
+    if plain["training"]["upload"] == "float32":
+        del plain["training"]["upload"]  # as contracts had it before there was a choice
     for declared in plain["fields"]:
         if declared.get("quantiles", "") is None:
             del declared["quantiles"]

@@ -16,7 +16,9 @@ from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import LinkError, WireError
 from credit_common.heads import Head, head_from_json
+from credit_common.sections import Upload
 from credit_common.statistics import check_statistics, edge_arrays, statistics_shapes
+from credit_common.upload import blank_upload, check_types
 from credit_common.wire import (
     ARRAYS,
     CONFIG,
@@ -26,7 +28,6 @@ from credit_common.wire import (
     FloatArrays,
     adapter_reply,
     array_record,
-    decoded,
     histogram_reply,
     pack,
     refusal,
@@ -35,13 +36,16 @@ from credit_common.wire import (
     request_round,
     set_message_id,
     statistics_reply,
+    unpack,
     unpack_adapter,
     unpack_histogram,
     unpack_statistics,
+    uploaded,
 )
 
 WIRE_VERSIONS = (1,)
-"""What this package speaks."""
+"""What this package speaks. Encodings of uploads need no version: both sides have the contract that
+names it, and a package that does not know it refuses that contract."""
 SERVICE = "credit_federation.Federation"
 PING_SECONDS = 20
 """Between two heartbeats: HTTP/2 pings, which are empty and need no thread of Python's."""
@@ -154,7 +158,7 @@ def to_reply(reply: Message) -> pb.Reply:
         return pb.Reply(message_id=answered, refused=pb.Refused())
     if ARRAYS in reply.content.array_records:
         arrays = reply.content.array_records[ARRAYS]
-        adapter = pack(decoded(arrays))
+        adapter = pack(uploaded(arrays))
         return pb.Reply(message_id=answered, adapter=adapter)
     if HISTOGRAM not in reply.content.metric_records[METRICS]:
         return pb.Reply(message_id=answered, statistics=pack(reply_statistics(reply)))
@@ -168,6 +172,7 @@ def from_reply(
     weight: float,
     shape: tuple[int, int],
     statistics: Mapping[str, tuple[int, ...]] | None = None,
+    upload: Upload = "float32",
 ) -> Message:
     """A reply as the coordinator's ServerApp takes it.
 
@@ -177,6 +182,7 @@ def from_reply(
         weight: Public weight of the holder's size class.
         shape: A histogram's, (2, bins).
         statistics: Names and shapes of the arrays of statistics, if the contract has any.
+        upload: How the contract has adapters sent.
 
     Raises:
         WireError: If it is not what the request asked for.
@@ -188,7 +194,7 @@ def from_reply(
     if outcome != asked:
         raise WireError(f"reply has {outcome or 'nothing'}, the request asked for {asked}")
     if outcome == "adapter":
-        unpack_adapter(reply.adapter)
+        check_types(upload, unpack(reply.adapter))
         return adapter_reply(request, reply.adapter, weight)
     if outcome == "statistics":
         check_statistics(statistics or {}, unpack_statistics(reply.statistics))
@@ -208,8 +214,10 @@ def largest_arrays(contract: Contract, adapter: FloatArrays) -> int:
     """
     edges = {f.name: f.grid.inner[: f.bins - 1] for f in contract.federated_fields}
     counts = {name: np.zeros(shape) for name, shape in statistics_shapes(contract).items()}
+    blank = blank_upload(contract.training.upload, {n: a.shape for n, a in adapter.items()})
     return max(
         len(pack({**adapter, **edge_arrays(edges)})),
+        len(pack(blank)),
         len(pack(counts)),
         2 * contract.evaluation.bins * 8,
     )

@@ -18,6 +18,9 @@ NAME_BOUND = "1 to 63 lower-case letters, digits and hyphens"
 GroupName = Literal["lora", "head", "wide"]
 """A group of weights; the names of a group's tensors begin with it."""
 
+Upload = Literal["float32", "bfloat16", "int8"]
+"""How a trained adapter leaves a holder; see `credit_common.upload`."""
+
 DROPOUT_REASON = (
     "dropout is refused: it makes frozen layers random, so that they cannot be computed once and "
     "kept, and under per-example clipping its noise costs accuracy without protecting anyone; "
@@ -189,6 +192,9 @@ class Training:
             al. 2017), in units of the mean norm of the text's own tokens; 0 makes no copy.
         average: Weight of the past in the exponential average of the global adapter, which is what
             is evaluated and released; 0 releases the last round's adapter.
+        upload: How a holder sends what it trained: "float32" the adapter itself, "bfloat16" and
+            "int8" its changes since the request, in a half and a quarter of the bytes. They are
+            rounded after the noise, so it costs no privacy.
     """
 
     rounds: int
@@ -200,6 +206,7 @@ class Training:
     weight_decay: float = 0.0
     adversarial: float = 0.0
     average: float = 0.0
+    upload: Upload = "float32"
 
     def __post_init__(self) -> None:
         require(1 <= self.rounds <= 10_000, "training.rounds", self.rounds, "between 1 and 10000")

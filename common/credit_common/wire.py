@@ -45,6 +45,7 @@ _PARSING = threading.Lock()
 "SystemError: AST constructor recursion depth mismatch"."""
 
 FloatArrays = Mapping[str, NDArray[np.floating[Any]]]
+AnyArrays = Mapping[str, NDArray[Any]]
 
 
 def set_identity(run_id: int, node_id: int) -> None:
@@ -100,10 +101,23 @@ def decoded(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     Raises:
         WireError: If one of them is not float32 in NumPy's own format; pickles are not opened.
     """
-    return {name: _decoded(name, array) for name, array in record.items()}
+    arrays = uploaded(record)
+    for name, values in arrays.items():
+        if values.dtype != np.float32:
+            raise WireError(f"array {name}: must be float32")
+    return arrays
 
 
-def array_record(arrays: FloatArrays) -> ArrayRecord:
+def uploaded(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Arrays of a record, of any type, in its own order; `credit_common.upload` checks them.
+
+    Raises:
+        WireError: If one of them is not in NumPy's own format; pickles are not opened.
+    """
+    return {name: _array(name, array) for name, array in record.items()}
+
+
+def array_record(arrays: AnyArrays) -> ArrayRecord:
     """Arrays as Flower's record, sorted by name."""
     return ArrayRecord({name: Array(np.ascontiguousarray(arrays[name])) for name in sorted(arrays)})
 
@@ -115,14 +129,14 @@ def request_digest(message: Message, contract_digest: str) -> str:
     return hashlib.sha256(header + pack(request_arrays(message))).hexdigest()
 
 
-def pack(arrays: FloatArrays) -> bytes:
+def pack(arrays: AnyArrays) -> bytes:
     """Arrays as safetensors bytes, the same bytes for the same arrays."""
     return bytes(
         save_tensors({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
     )
 
 
-def unpack(payload: bytes) -> dict[str, NDArray[np.floating[Any]]]:
+def unpack(payload: bytes) -> dict[str, NDArray[Any]]:
     """Arrays from safetensors bytes.
 
     Raises:
@@ -164,7 +178,7 @@ def unpack_histogram(payload: bytes) -> NDArray[np.float64]:
 
 
 def adapter_reply(request: Message, payload: bytes, weight: float) -> Message:
-    """The reply that carries a trained adapter and its holder's public weight."""
+    """The reply that carries a trained adapter, as uploaded, and its holder's public weight."""
     content = RecordDict(
         {ARRAYS: array_record(unpack(payload)), METRICS: MetricRecord({WEIGHT: weight})}
     )
@@ -211,13 +225,13 @@ def refusal(request: Message) -> Message:
     return Message(Error(REFUSED, "refused"), reply_to=request)
 
 
-def _decoded(name: str, array: Array) -> NDArray[np.float32]:
+def _array(name: str, array: Array) -> NDArray[Any]:
     # The record's own word for the dtype proves nothing: what counts is what the bytes hold.
     try:
         with _PARSING:
             values = array.numpy()
     except (ValueError, TypeError, EOFError, OSError, MemoryError):
         raise WireError(f"array {name}: its bytes are not an array in NumPy's format") from None
-    if not isinstance(values, np.ndarray) or values.dtype != np.float32:
-        raise WireError(f"array {name}: must be float32")
+    if not isinstance(values, np.ndarray):
+        raise WireError(f"array {name}: its bytes are not one array")
     return values

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
+from credit_common.sections import Upload
 from credit_common.statistics import Edges, edge_arrays
-from credit_common.wire import HISTOGRAM, WEIGHT, array_record
+from credit_common.upload import decode
+from credit_common.wire import ARRAYS, HISTOGRAM, WEIGHT, array_record, decoded, uploaded
 
 Adapter = dict[str, NDArray[np.float32]]
 
@@ -66,12 +68,14 @@ class CreditFedAvg(FedAvg):
         self._on_round = on_round
         self._edges = edges or {}
         self._answered = 0
+        self._sent = ArrayRecord()
         self.released: Adapter = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask for a round of training from the global adapter."""
+        self._sent = arrays
         if self._edges:
             arrays = self._asked({name: array.numpy() for name, array in arrays.items()})
         return super().configure_train(server_round, arrays, config, grid)
@@ -82,6 +86,11 @@ class CreditFedAvg(FedAvg):
         """Average the round's adapters and move the running average."""
         ordered = self._in_order(server_round, "train", replies)
         self._answered = len(ordered)
+        upload = self._contract.training.upload
+        if upload != "float32":
+            for reply in ordered:
+                own = _adapter_of(upload, self._sent, reply)
+                reply.content[ARRAYS] = array_record(own)
         arrays, metrics = super().aggregate_train(server_round, ordered)
         assert arrays is not None  # there are at least the contract's minimum of replies
         fresh = {name: array.numpy() for name, array in arrays.items()}
@@ -150,6 +159,16 @@ class CreditFedAvg(FedAvg):
                 "logs say why, for example a budget that is used up)"
             )
         return valid
+
+
+def _adapter_of(upload: Upload, sent: ArrayRecord, reply: Message) -> Adapter:
+    """The adapter that a reply stands for.
+
+    Args:
+        upload: The contract's.
+        sent: The adapter of the request, without edges.
+    """
+    return decode(upload, uploaded(reply.content.array_records[ARRAYS]), decoded(sent))
 
 
 def sum_histograms(contents: list[RecordDict], weighted_by: str) -> MetricRecord:

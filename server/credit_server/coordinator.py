@@ -21,6 +21,7 @@ from credit_common.protocol import largest_arrays, to_head
 from credit_common.release import new_release_folder, write_release
 from credit_common.stability import psi_band
 from credit_common.statistics import edge_arrays
+from credit_common.upload import blank_upload
 from credit_common.wire import HISTOGRAM, pack
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
@@ -135,7 +136,7 @@ def run(
         holders=facts.holders,
         **history.figures(history.last),
         seconds=time.monotonic() - start,
-        bytes_up=len(pack(initial)),
+        bytes_up=len(pack(blank_upload(contract.training.upload, model.schema()))),
     )
     return folder
 

@@ -19,10 +19,10 @@ from flwr.serverapp import Grid
 from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, LinkError
-from credit_common.model import check_adapter
 from credit_common.privacy import mechanism_plan
 from credit_common.protocol import from_reply, to_request
 from credit_common.statistics import statistics_shapes
+from credit_common.upload import check_upload
 from credit_common.wire import (
     SERVER_NODE,
     Run,
@@ -31,7 +31,7 @@ from credit_common.wire import (
     refusal,
     set_identity,
     set_message_id,
-    unpack_adapter,
+    unpack,
 )
 
 log = logging.getLogger(__name__)
@@ -304,13 +304,14 @@ class GrpcGrid(OwnGrid):
         return min(longest, max(deadline - now, 0.0))
 
     def _checked(self, request: Message, reply: pb.Reply, seat: _Seat) -> Message:
-        shape = (2, self._contract.evaluation.bins)
+        shape, upload = (2, self._contract.evaluation.bins), self._contract.training.upload
         try:
             plan = mechanism_plan(self._contract, seat.size_class)
             if reply.WhichOneof("outcome") == "adapter":
-                check_adapter(self._schema, unpack_adapter(reply.adapter))
+                check_upload(upload, self._schema, unpack(reply.adapter))
             counted = statistics_shapes(self._contract)
-            return from_reply(request, reply, plan.expected_batch_size, shape, counted)
+            weight = plan.expected_batch_size
+            return from_reply(request, reply, weight, shape, counted, upload)
         except CreditError as error:  # may quote names that the holder chose
             said = "".join(c for c in str(error)[:SHOWN] if c.isprintable())
             log.warning("the answer of %s is not used: %s", seat.name, said)

@@ -22,6 +22,7 @@ from credit_common.evaluation import Figure, read_released
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import mechanism_plan
 from credit_common.statistics import Edges
+from credit_common.upload import upload_bytes
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
 from credit_simulations.loop import run_in_process
@@ -205,7 +206,7 @@ def simulate(
         adapter=adapter,
         epsilon=history[-1].epsilon,
         history=tuple(history),
-        bytes_up=sum(array.nbytes for array in adapter.values()),
+        bytes_up=upload_bytes(contract.training.upload, model.schema()),
         seconds=time.perf_counter() - start,
         edges=edges,
     )

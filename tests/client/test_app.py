@@ -18,6 +18,7 @@ from credit_common.accountant import epsilon
 from credit_common.errors import CacheError, ContractError, PrivacyError, ShardError
 from credit_common.evaluation import count_users
 from credit_common.privacy import mechanism_plan
+from credit_common.upload import decode
 
 CONTEXT_RUN, NODE = 7, 2
 REFUSAL = (wire.REFUSED, "refused")
@@ -90,6 +91,45 @@ def test_a_training_request_is_answered_with_a_noised_adapter(opened, model):
     assert dict(reply.content[wire.METRICS]) == {wire.WEIGHT: 30.0}
     assert accounts(ledger) == ["train"]
     assert reply.metadata.reply_to_message_id == "m1"
+
+
+@pytest.mark.parametrize("upload", ["bfloat16", "int8"])
+def test_a_training_request_is_answered_as_the_contract_has_it_sent(
+    opened, model, variant, shaken, upload
+):
+    contract = variant(training={"upload": upload})
+    holder, start = opened(contract=contract), shaken(model)
+    first, again = (arrays_of(answer(holder, request(start))) for _ in range(2))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    after = decode(upload, first, start)
+    for name, values in after.items():
+        moved = np.abs(values - start[name])
+        assert 0 < moved.max() < 5  # changes, not the adapter: it moves by noise alone
+    other = arrays_of(answer(holder, request(start, "m2")))
+    assert not any(
+        np.array_equal(first[name], other[name]) for name in first if first[name].ndim > 1
+    )
+
+
+def test_a_seed_repeats_the_very_bits_and_rounding_moves_no_batch(opened, model, variant):
+    """Rounding draws from a stream of its own: batches are the same in every encoding."""
+    found = {}
+    for upload in ("float32", "int8"):
+        contract = variant(private=False, training={"upload": upload})
+        for run in range(2):
+            source = SeededRandom(5, mechanism_plan(contract, "small"))
+            holder = opened(contract=contract, source=source, allow_no_privacy=True)
+            start = model.initial_adapter()
+            found[upload, run] = [arrays_of(answer(holder, request(start, i))) for i in "abc"]
+    for upload in ("float32", "int8"):
+        for one, other in zip(found[upload, 0], found[upload, 1], strict=True):
+            assert all(np.array_equal(one[name], other[name]) for name in one)
+    start = model.initial_adapter()
+    for plain, sent in zip(found["float32", 0], found["int8", 0], strict=True):
+        rounded = decode("int8", sent, start)
+        for name, values in plain.items():
+            step = sent[f"{name}.scale"].max() * (1 + 1e-6)
+            assert np.abs(rounded[name] - values).max() <= step + 1e-6
 
 
 def test_an_evaluation_request_is_answered_with_a_noised_histogram(opened, model):
@@ -184,11 +224,12 @@ def test_an_alias_of_training_is_charged_as_training(opened, variant, model_for)
     assert ledger.epsilon("train", delta) == epsilon([holder.plan.round_event()], delta)
 
 
-@pytest.mark.parametrize("n", [63, 64, 128])
-def test_one_user_more_changes_no_size_and_no_weight(opened, model, n):
+@pytest.mark.parametrize(("n", "upload"), [(63, "float32"), (64, "int8"), (128, "bfloat16")])
+def test_one_user_more_changes_no_size_and_no_weight(opened, model, variant, n, upload):
     sizes = []
     for users in (n, n + 1):
-        holder = opened(users, holdout=users)
+        contract = variant(training={"upload": upload})
+        holder = opened(users, holdout=users, contract=contract)
         said = []
         for kind in ("train", "evaluate"):
             reply = answer(holder, request(model.initial_adapter(), kind, kind))
@@ -213,7 +254,7 @@ def test_a_private_holder_takes_no_source_of_randomness(opened, variant):
         opened(source=smuggled)
     holder = opened()
     parts = {f.name: getattr(holder, f.name) for f in dataclasses.fields(Holder)}
-    for name in ("sampling", "noise"):
+    for name in ("sampling", "noise", "rounding"):
         assert isinstance(parts[name], SecureRandom)
         with pytest.raises(PrivacyError, match="SecureRandom alone"):
             Holder(**{**parts, name: smuggled})

@@ -12,6 +12,7 @@ from credit_common.evaluation import count_users
 from credit_common.privacy import mechanism_plan
 from credit_common.statistics import statistics_shapes
 from credit_common.text import wide_width
+from credit_common.upload import blank_upload
 from credit_common.wire import pack, unpack_statistics
 
 EASY = {"budget_epsilon": 50.0, "delta": 1e-5, "request_digest": "", "reply": b""}
@@ -57,6 +58,20 @@ def test_the_wide_part_alone_has_an_exact_size_without_the_model(variant, model_
     contract = variant(model={"train": ("wide",)})
     adapter = model_for(contract).initial_adapter()
     assert of(contract)["training answer"].bytes == sum(a.nbytes for a in adapter.values())
+
+
+@pytest.mark.parametrize("upload", ["bfloat16", "int8"])
+def test_rounded_changes_are_told_as_such_with_their_own_size(variant, model_for, upload):
+    contract = variant(model={"train": ("wide",)}, training={"upload": upload})
+    shapes = {name: a.shape for name, a in model_for(contract).initial_adapter().items()}
+    told = of(contract)["training answer"]
+    sent = sum(a.nbytes for a in blank_upload(upload, shapes).values())
+    assert told.bytes == sent < 4 * wide_width(contract)
+    assert f" {sent:,} bytes" in told.contains[-2]
+    assert f"rounded to {upload}" in told.contains[-1]
+    plain = of(variant(model={"train": ("wide",)}))["training answer"]
+    assert told.protection == plain.protection  # rounding protects nobody, and costs nothing
+    assert "rounded" not in str(plain)
 
 
 def test_other_adapters_have_the_size_that_the_caller_knows(contract):

@@ -221,6 +221,43 @@ def test_an_adapter_outside_the_schema_does_not_leave(gate, ledger, bad):
     assert spent(ledger) == []
 
 
+ENCODED = {
+    "head.bias": np.ones(1, np.int8),
+    "head.bias.scale": np.ones(1, np.float32),
+    "wide.weight": np.ones((1, 4), np.int8),
+    "wide.weight.scale": np.ones(1, np.float32),
+}
+BAD_UPLOADS = {
+    "the adapter itself": adapter(),
+    "a half of it": {**ENCODED, "head.bias": np.ones(1, np.uint16)},
+    "wider": {**ENCODED, "head.bias": np.ones(1, np.int64)},
+    "extra": {**ENCODED, "users": np.ones(1, np.int8)},
+    "missing": {name: a for name, a in ENCODED.items() if name != "wide.weight.scale"},
+    "shape": {**ENCODED, "wide.weight": np.ones((4, 1), np.int8)},
+    "double": {**ENCODED, "wide.weight.scale": np.ones(1)},
+}
+
+
+@pytest.fixture
+def gate8(contract, plan, ledger):
+    training = dataclasses.replace(contract.training, upload="int8")
+    return Gate(dataclasses.replace(contract, training=training), plan, ledger, SCHEMA)
+
+
+def test_under_int8_the_upload_leaves_as_it_is(gate8, ledger):
+    said = plain(gate8.send_adapter(request(), lambda: ENCODED))
+    assert {name: (dtype, shape) for name, (dtype, shape, _) in said["arrays"].items()} == {
+        name: (a.dtype.name, a.shape) for name, a in ENCODED.items()
+    }
+    assert len(spent(ledger)) == 1
+
+
+@pytest.mark.parametrize("bad", BAD_UPLOADS)
+def test_under_int8_nothing_else_leaves(gate8, ledger, bad):
+    assert plain(gate8.send_adapter(request(), lambda: BAD_UPLOADS[bad])) == REFUSAL
+    assert spent(ledger) == []
+
+
 @pytest.mark.parametrize(
     "bad",
     [np.zeros((2, 49)), np.zeros((2, 51)), np.zeros(100), np.zeros((2, 50), np.int64)],

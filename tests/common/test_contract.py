@@ -164,6 +164,7 @@ def test_the_digest_ignores_order_comments_and_spelling(contract_text: str) -> N
 
 def test_stating_a_default_changes_no_digest(contract_text: str, contract: Contract) -> None:
     stated = contract_text.replace("rank = 4", 'rank = 4\nalpha = 16\nfactors = "fedavg"')
+    stated = stated.replace("steps = 2", 'steps = 2\nupload = "float32"')
     assert parse_contract(stated).digest == contract.digest
 
 
@@ -176,6 +177,8 @@ def test_stating_a_default_changes_no_digest(contract_text: str, contract: Contr
         ("a public salt", "b public salt"),
         ("holdout = 0.25", "holdout = 0.26"),
         ("rank = 4", "rank = 5"),
+        ("steps = 2", 'steps = 2\nupload = "bfloat16"'),
+        ("steps = 2", 'steps = 2\nupload = "int8"'),
         ("lora = 0.1", "lora = 0.1000001"),
         ("epsilon = 4.0", "epsilon = 4.5"),
         ("small = 300", "small = 301"),

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import pickle
@@ -21,6 +22,7 @@ from credit_common.errors import LinkError, WireError
 from credit_common.heads import Head
 from credit_common.privacy import mechanism_plan
 from credit_common.statistics import edge_arrays, statistics_shapes
+from credit_common.upload import decode, encode
 
 SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
 ADAPTER = {
@@ -156,6 +158,35 @@ def test_what_leaves_is_what_the_ledger_keeps_and_the_same_at_every_repetition(c
         "message_id",
         "adapter" if kind == "train" else "histogram",
     }
+
+
+@pytest.mark.parametrize("upload", ["float32", "bfloat16", "int8"])
+def test_the_ledger_keeps_the_very_bytes_of_an_upload_and_so_gets_smaller(contract, upload):
+    training = dataclasses.replace(contract.training, upload=upload)
+    contract = dataclasses.replace(contract, training=training)
+    base = {"w": np.zeros((8, 400), np.float32)}
+    draw, asked = np.random.default_rng(0), message(base)
+
+    def trained():
+        after = {"w": draw.standard_normal((8, 400)).astype(np.float32)}
+        return encode(upload, after, base, draw.random)
+
+    with Ledger.in_memory() as ledger:
+        gate = Gate(contract, mechanism_plan(contract, "small"), ledger, {"w": (8, 400)})
+        first, again = (sent(protocol.to_reply(gate.send_adapter(asked, trained))) for _ in "ab")
+        kept = ledger.lookup("m1", wire.request_digest(asked, contract.digest))
+        ledger.confirm("m1", first.adapter)
+    assert first == again
+    assert first.adapter == kept
+    assert len(kept) <= 200 + 3200 * {"float32": 4, "bfloat16": 2, "int8": 1}[upload]
+    back = protocol.from_reply(asked, first, 1.0, SHAPE, upload=upload)
+    arrays = wire.uploaded(back.content[wire.ARRAYS])
+    assert wire.pack(arrays) == kept
+    after = decode(upload, arrays, base)["w"]
+    assert 0.9 < after.std() < 1.1
+    if upload != "float32":
+        with pytest.raises(WireError, match="must be float32"):
+            protocol.from_reply(asked, first, 1.0, SHAPE)
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,16 @@ from flwr.serverapp import ServerApp
 
 from credit_common.contract import Contract, parse_contract
 from credit_common.errors import CreditError, PrivacyError
+from credit_common.sections import Upload
+from credit_common.statistics import Edges
+from credit_common.upload import encode
 from credit_common.wire import (
     ARRAYS,
     HISTOGRAM,
     METRICS,
     SERVER_NODE,
     WEIGHT,
+    array_record,
     set_identity,
     set_message_id,
 )
@@ -131,6 +136,40 @@ def test_refusals_beside_enough_answers_do_not_count(federation: Contract) -> No
     assert arrays is not None
     np.testing.assert_allclose(arrays["w"].numpy(), [2.0])
     assert reports[0].holders == 2
+
+
+class TwoNodes:
+    def get_node_ids(self) -> list[int]:
+        return [2, 3]
+
+
+@pytest.mark.parametrize("edges", [{}, {"age": (25.0, 40.0)}])
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_changes_are_added_to_the_adapter_of_their_own_round(
+    federation: Contract, kind: Upload, edges: Edges
+) -> None:
+    training = dataclasses.replace(federation.training, upload=kind, average=0.0)
+    contract = dataclasses.replace(federation, training=training)
+    fedavg = CreditFedAvg(contract, lambda report: None, edges)
+    grid: Any = TwoNodes()
+    for round_, start in enumerate([np.full((1, 2), 8.0), np.full((1, 2), -1.0)], start=1):
+        asked = {"w": start.astype(np.float32)}
+        sent = list(fedavg.configure_train(round_, array_record(asked), ConfigRecord(), grid))
+        assert len(sent) == 2
+        replies = []
+        for node, change, weight in ((2, [[1.0, -2.0]], 3.0), (3, [[5.0, 2.0]], 1.0)):
+            after = {"w": asked["w"] + np.asarray(change, np.float32)}
+            arrays = encode(kind, after, asked, np.random.default_rng(node).random)
+            content = {ARRAYS: array_record(arrays), METRICS: MetricRecord({WEIGHT: weight})}
+            replies.append(Message(RecordDict(content), reply_to=request(node)))
+        arrays_now, _ = fedavg.aggregate_train(round_, replies)
+        assert arrays_now is not None
+        assert list(arrays_now) == ["w"]
+        # One step of int8 is 5 / 127 at most; these numbers are exact in bfloat16.
+        np.testing.assert_allclose(
+            arrays_now["w"].numpy(), start + np.array([[2.0, -1.0]]), atol=0.04
+        )
+        np.testing.assert_allclose(fedavg.released["w"], arrays_now["w"].numpy())
 
 
 def test_a_federation_without_privacy_is_refused_unless_allowed(federation: Contract) -> None:

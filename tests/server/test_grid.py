@@ -303,6 +303,52 @@ def test_a_bad_adapter_is_a_refusal_and_the_round_goes_on(make_grid, what):
     assert by_node[2] == "refused" != by_node[3]
 
 
+EIGHT = {"w": np.array([127, -127, 0], np.int8), "head.bias": np.ones(1, np.int8)}
+SCALES = {f"{name}.scale": np.full(shape, 0.5, np.float32) for name, shape in SCHEMA.items()}
+HALF = {name: np.full(shape, 0x3F80, np.uint16) for name, shape in SCHEMA.items()}
+UPLOADS = {
+    "int8": ("int8", {**EIGHT, **SCALES}, True),
+    "int8, a negative scale": (
+        "int8",
+        {**EIGHT, **SCALES, "w.scale": np.array([1, 1, -1], np.float32)},
+        False,
+    ),
+    "int8, a huge scale": (
+        "int8",
+        {**EIGHT, **SCALES, "w.scale": np.full(3, 3e38, np.float32)},
+        False,
+    ),
+    "int8, a scale of nan": (
+        "int8",
+        {**EIGHT, **SCALES, "w.scale": np.full(3, np.nan, np.float32)},
+        False,
+    ),
+    "int8, no scales": ("int8", EIGHT, False),
+    "int8, float32 instead": ("int8", arrays(), False),
+    "int8, bfloat16 instead": ("int8", HALF, False),
+    "int8, another shape": ("int8", {**EIGHT, **SCALES, "w": np.ones(4, np.int8)}, False),
+    "bfloat16": ("bfloat16", HALF, True),
+    "bfloat16, nan": ("bfloat16", {**HALF, "w": np.full(3, 0x7FFF, np.uint16)}, False),
+    "bfloat16, infinity": ("bfloat16", {**HALF, "w": np.full(3, 0x7F80, np.uint16)}, False),
+    "bfloat16, int8 instead": ("bfloat16", {**EIGHT, **SCALES}, False),
+    "float32, int8 instead": ("float32", {**EIGHT, **SCALES}, False),
+}
+
+
+@pytest.mark.parametrize("what", UPLOADS)
+def test_an_upload_counts_in_the_contracts_encoding_alone(with_waits, what):
+    kind, sent, fine = UPLOADS[what]
+    contract = with_waits()
+    training = dataclasses.replace(contract.training, upload=kind)
+    contract = dataclasses.replace(contract, training=training)
+    grid = GrpcGrid(contract, SCHEMA, lambda: {"a": 2})
+    holder = Holder(grid)
+    ids = grid.push_messages([request()])
+    assert holder.answer(adapter=wire.pack(sent))
+    (reply,) = grid.pull_messages(ids)
+    assert (told(reply) == "refused") is not fine
+
+
 @pytest.mark.parametrize(
     ("name", "table"),
     [

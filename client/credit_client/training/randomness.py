@@ -72,7 +72,14 @@ class SeededRandom:
     def __init__(self, seed: int, plan: MechanismPlan) -> None:
         if plan.private:
             raise PrivacyError("a seeded source of randomness is refused where epsilon is finite")
+        self._seed, self._plan = seed, plan
         self._generator = np.random.default_rng(seed)
+
+    def beside(self) -> "SeededRandom":
+        """Another stream of the same seed, so that what it draws does not move this one."""
+        other = SeededRandom(self._seed, self._plan)
+        other._generator = np.random.default_rng((self._seed, 1))
+        return other
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """N numbers, uniform in [0, 1)."""

@@ -17,6 +17,7 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     which = bench.add_subparsers(required=True, metavar="WHAT")
     _add_start(which)
+    _add_wire(which)
 
 
 def _add_start(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,4 +32,45 @@ def _start(options: argparse.Namespace) -> int:
     from credit_simulations.bench.start import measure_start
 
     show(measure_start(options.repeats), options.format)
+    return 0
+
+
+def _add_wire(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    wire = which.add_parser(
+        "wire",
+        help="bytes of a round under each encoding of uploads, with the AUC beside them",
+        description="Bytes that a holder sends and gets in a round under each encoding of uploads, "
+        "against the adapter (A, B and head) and the whole model in float32. A federation in one "
+        "process is run under each at epsilon = infinity, with the same batches, for its AUC.",
+    )
+    wire.add_argument(
+        "contract",
+        nargs="?",
+        default="pakdd2009",
+        metavar="CONTRACT",
+        help="a packaged contract, or the path of one with the name of a packaged data set "
+        "(default: pakdd2009)",
+    )
+    wire.add_argument("--holders", type=int, default=5, metavar="N", help="the biggest N")
+    wire.add_argument("--rounds", type=int, metavar="N", help="instead of the contract's")
+    wire.add_argument("--seeds", type=int, default=1, metavar="N", help="federations an encoding")
+    wire.add_argument(
+        "--draws", type=int, default=0, metavar="N", help="as many under the contract's epsilon too"
+    )
+    wire.add_argument("--format", default="table", choices=STYLES)
+    wire.set_defaults(command=_wire)
+
+
+def _wire(options: argparse.Namespace) -> int:
+    from credit_simulations.bench.measured import show
+    from credit_simulations.bench.wire import measure_wire
+
+    measured = measure_wire(
+        options.contract,
+        holders=options.holders,
+        rounds=options.rounds,
+        seeds=options.seeds,
+        draws=options.draws,
+    )
+    show(measured, options.format)
     return 0

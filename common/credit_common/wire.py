@@ -7,13 +7,11 @@ and `Run`, which its Grid interface speaks of. A contract test holds them to the
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Context,
@@ -29,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from credit_common.arrays import SENT, from_array, to_array
 from credit_common.certificates import SERVER_NODE as SERVER_NODE
 from credit_common.errors import WireError
 
@@ -38,11 +37,6 @@ WEIGHT, HISTOGRAM, ROUND = "weight", "histogram", "server-round"
 """Names of the metrics of a reply, and of the round in a request (Flower's own)."""
 REFUSED = 2001
 """The one error code that a holder ever sends; what went wrong stays in its own log."""
-
-
-_PARSING = threading.Lock()
-"""NumPy parses an array's header with `ast`, which in CPython 3.11 is not safe between threads:
-"SystemError: AST constructor recursion depth mismatch"."""
 
 FloatArrays = Mapping[str, NDArray[np.floating[Any]]]
 AnyArrays = Mapping[str, NDArray[Any]]
@@ -89,7 +83,10 @@ def request_arrays(message: Message) -> dict[str, NDArray[np.float32]]:
         WireError: If there is not exactly one record of arrays under its name, or one of them is
             not float32 in NumPy's own format; pickles are not opened.
     """
-    records = message.content.array_records
+    # Not by `content.array_records`: it puts itself and the content into a reference cycle.
+    records = {
+        name: record for name, record in message.content.items() if isinstance(record, ArrayRecord)
+    }
     if set(records) != {ARRAYS}:
         raise WireError(f"a request carries one record of arrays named {ARRAYS!r}")
     return decoded(records[ARRAYS])
@@ -101,25 +98,25 @@ def decoded(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     Raises:
         WireError: If one of them is not float32 in NumPy's own format; pickles are not opened.
     """
-    arrays = uploaded(record)
-    for name, values in arrays.items():
-        if values.dtype != np.float32:
-            raise WireError(f"array {name}: must be float32")
-    return arrays
+    return {name: from_array(name, array) for name, array in record.items()}
 
 
 def uploaded(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Arrays of a record, of any type, in its own order; `credit_common.upload` checks them.
+    """Arrays of an upload, in its own order; `credit_common.upload` checks them.
 
     Raises:
-        WireError: If one of them is not in NumPy's own format; pickles are not opened.
+        WireError: If one of them is not of a type that is sent, in NumPy's own format; pickles are
+            not opened.
     """
-    return {name: _array(name, array) for name, array in record.items()}
+    return {name: from_array(name, array, SENT) for name, array in record.items()}
 
 
 def array_record(arrays: AnyArrays) -> ArrayRecord:
     """Arrays as Flower's record, sorted by name."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(arrays[name])) for name in sorted(arrays)})
+    record = ArrayRecord()
+    for name in sorted(arrays):  # one by one: ArrayRecord(arrays) would make each Array again
+        record[name] = to_array(arrays[name])
+    return record
 
 
 def request_digest(message: Message, contract_digest: str) -> str:
@@ -223,15 +220,3 @@ def reply_statistics(reply: Message) -> dict[str, NDArray[np.float64]]:
 def refusal(request: Message) -> Message:
     """The reply of a holder that does not do what it is asked; it never says why."""
     return Message(Error(REFUSED, "refused"), reply_to=request)
-
-
-def _array(name: str, array: Array) -> NDArray[Any]:
-    # The record's own word for the dtype proves nothing: what counts is what the bytes hold.
-    try:
-        with _PARSING:
-            values = array.numpy()
-    except (ValueError, TypeError, EOFError, OSError, MemoryError):
-        raise WireError(f"array {name}: its bytes are not an array in NumPy's format") from None
-    if not isinstance(values, np.ndarray):
-        raise WireError(f"array {name}: its bytes are not one array")
-    return values

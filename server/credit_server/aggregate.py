@@ -1,20 +1,32 @@
-"""Flower's FedAvg with public weights, a fixed order of summation and the contract's schedule."""
+"""Flower's FedAvg with public weights, answers summed as they come, the contract's schedule."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from credit_common.contract import Contract
-from credit_common.errors import CreditError
+from credit_common.errors import CreditError, WireError
 from credit_common.sections import Upload
 from credit_common.statistics import Edges, edge_arrays
 from credit_common.upload import decode
-from credit_common.wire import ARRAYS, HISTOGRAM, WEIGHT, array_record, decoded, uploaded
+from credit_common.wire import (
+    ARRAYS,
+    HISTOGRAM,
+    METRICS,
+    WEIGHT,
+    array_record,
+    decoded,
+    uploaded,
+)
+from credit_server.mean import ExactSum, WeightedMean
+
+log = logging.getLogger(__name__)
 
 Adapter = dict[str, NDArray[np.float32]]
 
@@ -44,10 +56,12 @@ class RoundReport:
 class CreditFedAvg(FedAvg):
     """FedAvg over all holders of a round, weighted by their public size classes.
 
-    The arithmetic is Flower's. Added: replies are summed in the order of node ids whatever the
-    order of arrival; a round with fewer answers than the contract's minimum ends the run with an
-    error; an exponential average of the global adapter is kept, which is what is evaluated and
-    released (post-processing, so it costs no privacy); federated edges go out beside it.
+    Replies are taken one by one as they arrive and are not kept, so that the coordinator's memory
+    does not grow with the holders; the sums have the same bits whatever the order (see `mean`). An
+    answer with arrays that were not asked for, or numbers beyond what can be summed, does not
+    count. A round with fewer answers than the contract's minimum ends the run with an error. An
+    exponential average of the global adapter is kept, which is what is evaluated and released
+    (post-processing, so it costs no privacy); federated edges go out beside it.
     """
 
     def __init__(
@@ -62,38 +76,35 @@ class CreditFedAvg(FedAvg):
             min_evaluate_nodes=minimum,
             min_available_nodes=minimum,
             weighted_by_key=WEIGHT,
-            evaluate_metrics_aggr_fn=sum_histograms,
         )
         self._contract = contract
         self._on_round = on_round
         self._edges = edges or {}
         self._answered = 0
-        self._sent = ArrayRecord()
+        self._global: Adapter = {}
         self.released: Adapter = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask for a round of training from the global adapter."""
-        self._sent = arrays
+        self._global = decoded(arrays)
         if self._edges:
-            arrays = self._asked({name: array.numpy() for name, array in arrays.items()})
+            arrays = self._asked(self._global)
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the round's adapters and move the running average."""
-        ordered = self._in_order(server_round, "train", replies)
-        self._answered = len(ordered)
         upload = self._contract.training.upload
-        if upload != "float32":
-            for reply in ordered:
-                own = _adapter_of(upload, self._sent, reply)
-                reply.content[ARRAYS] = array_record(own)
-        arrays, metrics = super().aggregate_train(server_round, ordered)
-        assert arrays is not None  # there are at least the contract's minimum of replies
-        fresh = {name: array.numpy() for name, array in arrays.items()}
+        mean = WeightedMean({name: array.shape for name, array in self._global.items()})
+
+        def take(reply: Message) -> None:
+            mean.add(_adapter_of(upload, self._global, reply), _weight_of(reply))
+
+        self._answered = self._taken(server_round, "train", replies, take)
+        fresh = mean.value()
         past = self._contract.training.average if self.released else 0.0
         self.released = {
             name: (past * self.released[name] + (1.0 - past) * value if past else value).astype(
@@ -103,7 +114,7 @@ class CreditFedAvg(FedAvg):
         }
         if not self._due(server_round):
             self._report(server_round, None)
-        return arrays, metrics
+        return array_record(fresh), MetricRecord()
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -120,13 +131,16 @@ class CreditFedAvg(FedAvg):
         """Add up the holders' histograms."""
         if not self._due(server_round):
             return None
-        ordered = self._in_order(server_round, "evaluate", replies)
-        metrics = super().aggregate_evaluate(server_round, ordered)
-        assert metrics is not None
-        counts = np.asarray(metrics[HISTOGRAM], np.float64)
-        counts = counts.reshape(2, self._contract.evaluation.bins)
-        self._report(server_round, counts, len(ordered))
-        return metrics
+        bins = self._contract.evaluation.bins
+        total = ExactSum(2 * bins)
+
+        def take(reply: Message) -> None:
+            total.add(_histogram_of(reply, 2 * bins))
+
+        evaluated = self._taken(server_round, "evaluate", replies, take)
+        counts = total.value()
+        self._report(server_round, counts.reshape(2, bins), evaluated)
+        return MetricRecord({HISTOGRAM: counts.tolist()})
 
     def _asked(self, adapter: Adapter) -> ArrayRecord:
         return array_record({**adapter, **edge_arrays(self._edges)})
@@ -148,33 +162,66 @@ class CreditFedAvg(FedAvg):
             )
         )
 
-    def _in_order(self, server_round: int, what: str, replies: Iterable[Message]) -> list[Message]:
-        received = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-        valid = [reply for reply in received if not reply.has_error()]
+    def _taken(
+        self,
+        server_round: int,
+        what: str,
+        replies: Iterable[Message],
+        take: Callable[[Message], None],
+    ) -> int:
+        """Take the replies one by one; returns how many count."""
+        received = valid = 0
+        for reply in replies:
+            received += 1
+            if reply.has_error():
+                continue
+            try:
+                take(reply)
+                valid += 1
+            except WireError as error:
+                log.warning(
+                    "the answer of node %d is not used: %s", reply.metadata.src_node_id, error
+                )
         minimum = self._contract.federation.min_holders
-        if len(valid) < minimum:
+        if valid < minimum:
             raise CreditError(
-                f"round {server_round}: {len(valid)} of {len(received)} holders answered the "
+                f"round {server_round}: {valid} of {received} holders answered the "
                 f"{what} request, the contract needs {minimum}; the others refused (their own "
                 "logs say why, for example a budget that is used up)"
             )
         return valid
 
 
-def _adapter_of(upload: Upload, sent: ArrayRecord, reply: Message) -> Adapter:
-    """The adapter that a reply stands for.
+def _adapter_of(upload: Upload, sent: Adapter, reply: Message) -> Adapter:
+    """The adapter that a reply stands for; WireError where it has none.
 
     Args:
         upload: The contract's.
         sent: The adapter of the request, without edges.
+        reply: A holder's.
     """
-    return decode(upload, uploaded(reply.content.array_records[ARRAYS]), decoded(sent))
+    # Flower's views (`content.array_records`) are in a reference cycle with the content: a reply
+    # that was seen through one stays in memory until the garbage collector comes by.
+    record = reply.content.get(ARRAYS)
+    if not isinstance(record, ArrayRecord):
+        raise WireError(f"it carries no arrays named {ARRAYS!r}")
+    return decode(upload, uploaded(record), sent)
 
 
-def sum_histograms(contents: list[RecordDict], weighted_by: str) -> MetricRecord:
-    """The unweighted sum of the holders' noised counts."""
-    rows = [
-        np.asarray(next(iter(content.metric_records.values()))[HISTOGRAM], np.float64)
-        for content in contents
-    ]
-    return MetricRecord({HISTOGRAM: [float(x) for x in np.sum(rows, axis=0)]})
+def _weight_of(reply: Message) -> float:
+    weight = _metrics_of(reply).get(WEIGHT)
+    if not isinstance(weight, int | float):
+        raise WireError("it carries no weight")
+    return float(weight)
+
+
+def _histogram_of(reply: Message, size: int) -> NDArray[np.float64]:
+    counts = _metrics_of(reply).get(HISTOGRAM)
+    if not isinstance(counts, list) or len(counts) != size:
+        raise WireError("it carries no histogram of the contract's bins")
+    return np.asarray(counts, np.float64)
+
+
+def _metrics_of(reply: Message) -> MetricRecord:
+    record = reply.content.get(METRICS)
+    return record if isinstance(record, MetricRecord) else MetricRecord()

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
@@ -200,22 +200,43 @@ class GrpcGrid(OwnGrid):
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push, wait for the answers, pull those that came; later ones no longer count.
+    ) -> Iterator[Message]:
+        """Push now; wait for the answers as they are iterated over, each handed on as it arrives.
 
-        `timeout` can only shorten the contract's `answer_seconds`: Flower's strategies give one
-        of their own.
+        Iteration ends with the last answer, or when the waits have ended; later answers no longer
+        count. `timeout` can only shorten the contract's `answer_seconds`: Flower's strategies give
+        one of their own.
         """
         ids = list(self.push_messages(messages))
         longest = self._contract.federation.answer_seconds
         deadline = time.monotonic() + (longest if timeout is None else min(timeout, longest))
-        with self._changed:
-            while left := self._patience([i for i in ids if i in self._open], deadline):
-                self._changed.wait(left)
-            for late in [i for i in ids if i in self._open]:
-                seat = self._seats.get(self._open.pop(late).message.metadata.dst_node_id)
-                log.warning("no answer of %s in time", seat.name if seat else "a holder")
-        return self.pull_messages(ids)
+        return self._as_they_arrive(ids, deadline)
+
+    def _as_they_arrive(self, ids: list[str], deadline: float) -> Iterator[Message]:
+        waiting = set(ids)
+        try:
+            while waiting:
+                with self._changed:
+                    arrived = [i for i in self._replies if i in waiting]
+                    while not arrived and (left := self._patience(waiting, deadline)):
+                        self._changed.wait(left)
+                        arrived = [i for i in self._replies if i in waiting]
+                if not arrived:
+                    return
+                waiting.difference_update(arrived)
+                for message_id in arrived:
+                    with self._changed:
+                        reply = self._replies.pop(message_id, None)
+                    if reply is not None:
+                        yield reply
+                        del reply  # the aggregation has it; nothing is kept here
+        finally:
+            with self._changed:
+                for unread in ids:  # of a round that was given up
+                    self._replies.pop(unread, None)
+                for late in [i for i in ids if i in self._open]:
+                    seat = self._seats.get(self._open.pop(late).message.metadata.dst_node_id)
+                    log.warning("no answer of %s in time", seat.name if seat else "a holder")
 
     def finish(self, finished: pb.Finished) -> None:
         """Hand the end of the run to all holders, and wait for those who are there to take it."""
@@ -291,11 +312,13 @@ class GrpcGrid(OwnGrid):
     def _here(self) -> list[int]:
         return sorted(node for node, seat in self._seats.items() if seat.deliver)
 
-    def _patience(self, waiting: list[str], deadline: float) -> float:
+    def _patience(self, waiting: Iterable[str], deadline: float) -> float:
         """Seconds that the open requests with these ids are still worth waiting for."""
         now = time.monotonic()
         longest = 0.0
         for message_id in waiting:
+            if message_id not in self._open:
+                continue  # answered, and pulled by someone else
             seat = self._seats.get(self._open[message_id].message.metadata.dst_node_id)
             if seat is None:
                 continue  # nobody of this id was ever here

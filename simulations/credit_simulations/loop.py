@@ -1,11 +1,12 @@
 """LoopGrid: Flower's Grid inside one process, for the very ServerApp and ClientApps that run live.
 
-A message reaches the ClientApp as a call, so a round costs what its holders compute.
+A message reaches the ClientApp as a call, so a round costs what its holders compute. The call is
+made when the reply is pulled: replies exist one at a time.
 """
 
 import itertools
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -18,7 +19,7 @@ _runs = itertools.count(1)
 
 
 class LoopGrid(OwnGrid):
-    """Hands each message to its holder's app and keeps the reply until it is pulled.
+    """Hands each message to its holder's app when the reply to it is pulled.
 
     Args:
         apps: ClientApp by holder name; node ids follow the names' order.
@@ -33,7 +34,7 @@ class LoopGrid(OwnGrid):
         self._contexts: dict[int, Context] = {
             node: empty_context(run_id, node) for node in self._apps
         }
-        self._replies: dict[str, Message] = {}
+        self._open: dict[str, Message] = {}
         self._prefix = uuid.uuid4().hex  # ids stay apart where ledgers outlive this process
         self._count = itertools.count(1)
 
@@ -42,23 +43,26 @@ class LoopGrid(OwnGrid):
         return list(self._apps)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run each message's app now; returns the messages' ids."""
+        """Keep the messages until their replies are pulled; returns their ids."""
         ids = []
         for message in messages:
             message_id = f"{self._prefix}-{next(self._count)}"
             set_message_id(message, message_id)
-            node = message.metadata.dst_node_id
-            self._replies[message_id] = self._apps[node](message, self._contexts[node])
+            self._open[message_id] = message
             ids.append(message_id)
         return ids
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to the messages with these ids."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Replies to the messages with these ids; each app runs when its reply is iterated to."""
+        for message_id in message_ids:
+            message = self._open.pop(message_id, None)
+            if message is not None:
+                node = message.metadata.dst_node_id
+                yield self._apps[node](message, self._contexts[node])
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    ) -> Iterator[Message]:
         """Push and pull; an in-process call cannot time out."""
         return self.pull_messages(self.push_messages(messages))
 

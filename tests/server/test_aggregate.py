@@ -1,4 +1,8 @@
 import dataclasses
+import gc
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,9 +57,21 @@ def refused(node: int) -> Message:
     return Message(Error(2001, "refused"), reply_to=request(node))
 
 
-def strategy(contract: Contract) -> tuple[CreditFedAvg, list[RoundReport]]:
+def nodes(*ids: int) -> Any:
+    class Nodes:
+        def get_node_ids(self) -> list[int]:
+            return list(ids)
+
+    return Nodes()
+
+
+def strategy(contract: Contract, size: int = 1) -> tuple[CreditFedAvg, list[RoundReport]]:
+    """A strategy that has asked for training from an adapter of so many zeros."""
     reports: list[RoundReport] = []
-    return CreditFedAvg(contract, reports.append), reports
+    fedavg = CreditFedAvg(contract, reports.append)
+    asked = array_record({"w": np.zeros(size, np.float32)})
+    assert len(list(fedavg.configure_train(1, asked, ConfigRecord(), nodes(2, 3)))) == 2
+    return fedavg, reports
 
 
 def test_adapters_are_averaged_by_public_weight(federation: Contract) -> None:
@@ -68,11 +84,117 @@ def test_adapters_are_averaged_by_public_weight(federation: Contract) -> None:
 def test_the_order_of_arrival_does_not_change_a_bit(federation: Contract) -> None:
     values = np.random.default_rng(0).normal(size=(5, 1000)).astype(np.float32) * 1e3
     replies = [trained(2 + i, v, 10.0 ** (i - 2)) for i, v in enumerate(values)]
-    first, _ = strategy(federation)[0].aggregate_train(1, replies)
-    second, _ = strategy(federation)[0].aggregate_train(1, replies[::-1])
+    first, _ = strategy(federation, 1000)[0].aggregate_train(1, replies)
+    second, _ = strategy(federation, 1000)[0].aggregate_train(1, replies[::-1])
     assert first is not None
     assert second is not None
     assert first["w"].numpy().tobytes() == second["w"].numpy().tobytes()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_histograms_have_the_same_bits_in_any_order(federation: Contract, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    replies = [counted(2 + i, list(1e4 * draw.normal(size=6))) for i in range(9)]
+    found = []
+    for order in (range(9), draw.permutation(9)):
+        fedavg, reports = strategy(federation)
+        fedavg.aggregate_evaluate(2, [replies[i] for i in order])
+        histogram = reports[-1].histogram
+        assert histogram is not None
+        found.append(histogram.tobytes())
+    assert found[0] == found[1]
+
+
+def arriving(
+    holders: int, size: int, seen: Callable[[Message], None] = lambda reply: None
+) -> Iterator[Message]:
+    for i in range(holders):
+        reply = trained(2 + i, np.full(size, float(i), np.float32), 1.0)
+        seen(reply)
+        yield reply
+        del reply
+
+
+def test_replies_are_let_go_as_soon_as_they_are_summed(federation: Contract) -> None:
+    replies: list[weakref.ref[RecordDict]] = []
+    most = 0
+
+    def seen(reply: Message) -> None:
+        nonlocal most
+        replies.append(weakref.ref(reply.content))
+        most = max(most, sum(reply() is not None for reply in replies))
+
+    fedavg, reports = strategy(federation, 10)
+    gc.disable()  # reference counts alone: the collector comes at times of its own
+    try:
+        arrays, _ = fedavg.aggregate_train(1, arriving(200, 10, seen))
+    finally:
+        gc.enable()
+    assert arrays is not None
+    np.testing.assert_array_equal(arrays["w"].numpy(), np.full(10, 99.5))
+    assert reports[0].holders == 200
+    assert most <= 3
+
+
+def test_the_memory_of_a_round_does_not_grow_with_its_holders(federation: Contract) -> None:
+    size, peaks = 20_000, []
+    for holders in (10, 200):
+        fedavg, _ = strategy(federation, size)
+        gc.collect()
+        tracemalloc.start()
+        fedavg.aggregate_train(1, arriving(holders, size))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2 * 4 * size  # two adapters; there are 190 more replies
+
+
+ODD = {
+    "beyond the range": trained(4, [3e38], 1.0),
+    "not a number": trained(4, [np.nan], 1.0),
+    "another shape": trained(4, [1.0, 2.0], 1.0),
+    "float64": Message(
+        RecordDict(
+            {ARRAYS: ArrayRecord({"w": Array(np.ones(1))}), METRICS: MetricRecord({WEIGHT: 1.0})}
+        ),
+        reply_to=request(4),
+    ),
+    "no arrays": Message(RecordDict({METRICS: MetricRecord({WEIGHT: 1.0})}), reply_to=request(4)),
+    "no weight": Message(
+        RecordDict(
+            {ARRAYS: ArrayRecord({"w": Array(np.ones(1, np.float32))}), METRICS: MetricRecord()}
+        ),
+        reply_to=request(4),
+    ),
+    "weight zero": trained(4, [1.0], 0.0),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_answer_that_cannot_be_summed_counts_as_a_refusal(
+    federation: Contract, what: str, place: int
+) -> None:
+    fedavg, reports = strategy(federation)
+    asked = ArrayRecord({"w": Array(np.zeros(1, np.float32))})
+    fedavg.configure_train(1, asked, ConfigRecord(), nodes(2, 3, 4))
+    replies = [trained(2, [1.0], 1.0), trained(3, [3.0], 1.0)]
+    replies.insert(place, ODD[what])
+    arrays, _ = fedavg.aggregate_train(1, replies)
+    assert arrays is not None
+    np.testing.assert_array_equal(arrays["w"].numpy(), [2.0])
+    assert reports[0].holders == 2
+    with pytest.raises(CreditError, match="round 1: 1 of 2 holders"):
+        fedavg.aggregate_train(1, [trained(2, [1.0], 1.0), ODD[what]])
+
+
+@pytest.mark.parametrize("counts", [[1.0] * 5, [np.nan] * 6, [1e12] * 6])
+def test_a_histogram_that_cannot_be_summed_counts_as_a_refusal(
+    federation: Contract, counts: list[float]
+) -> None:
+    fedavg, reports = strategy(federation)
+    fedavg.aggregate_evaluate(2, [counted(2, [1.0] * 6), counted(3, counts), counted(4, [2.0] * 6)])
+    assert reports[-1].evaluated == 2
+    np.testing.assert_array_equal(reports[-1].histogram, np.full((2, 3), 3.0))
 
 
 def test_the_released_adapter_is_the_running_average(federation: Contract) -> None:
@@ -88,12 +210,8 @@ def test_what_is_evaluated_is_what_is_released(federation: Contract) -> None:
     for round_, value in enumerate([4.0, 8.0], start=1):
         fedavg.aggregate_train(round_, [trained(2, [value], 1.0), trained(3, [value], 1.0)])
 
-    class TwoNodes:
-        def get_node_ids(self) -> list[int]:
-            return [2, 3]
-
     global_now = ArrayRecord({"w": Array(np.asarray([8.0], np.float32))})
-    grid: Any = TwoNodes()
+    grid = nodes(2, 3)
     messages = list(fedavg.configure_evaluate(2, global_now, ConfigRecord(), grid))
     assert len(messages) == 2
     for message in messages:

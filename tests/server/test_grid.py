@@ -1,8 +1,10 @@
 import dataclasses
+import gc
 import logging
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 
 import numpy as np
@@ -62,6 +64,11 @@ def background(function, *arguments, **named):
 
     threading.Thread(target=run, daemon=True).start()  # one that hangs fails its own test alone
     return future
+
+
+def collected(grid, messages, **named):
+    """All replies of a round, once it is over."""
+    return list(grid.send_and_receive(messages, **named))
 
 
 class Clock:
@@ -145,7 +152,7 @@ def told(reply):
 
 def test_a_request_goes_to_its_holder_alone_and_its_answer_comes_back(grid):
     a, b = Holder(grid), Holder(grid, "b", 3)
-    round_ = background(grid.send_and_receive, [request(3, round_=7)])
+    round_ = background(collected, grid, [request(3, round_=7)])
     until(b.ids)
     assert a.tasks == []
     (task,) = b.tasks
@@ -160,7 +167,7 @@ def test_a_request_goes_to_its_holder_alone_and_its_answer_comes_back(grid):
 def test_a_round_goes_on_with_the_last_answer_and_waits_for_no_clock(make_grid):
     grid = make_grid(grace_seconds=60.0)
     holders = [Holder(grid, name, node) for name, node in (("a", 2), ("b", 3))]
-    round_ = background(grid.send_and_receive, [request(2), request(3)], timeout=3600)
+    round_ = background(collected, grid, [request(2), request(3)], timeout=3600)
     for holder in holders:
         until(holder.ids)
         assert not round_.done()
@@ -190,7 +197,7 @@ def test_a_request_waits_for_a_holder_that_comes_back_within_the_grace_time(make
     grid = make_grid(grace_seconds=10.0)
     holder = Holder(grid)
     holder.detach()
-    round_ = background(grid.send_and_receive, [request()])
+    round_ = background(collected, grid, [request()])
     time.sleep(0.1)
     assert not round_.done()
     holder.attach()
@@ -246,7 +253,7 @@ def test_an_answer_counts_from_its_own_holder_alone(grid):
 
 def test_an_answer_after_its_round_does_not_count(grid):
     a, b = Holder(grid), Holder(grid, "b", 3)
-    round_ = background(grid.send_and_receive, [request(2), request(3)], timeout=0.3)
+    round_ = background(collected, grid, [request(2), request(3)], timeout=0.3)
     until(lambda: a.ids() and b.ids())
     a.answer()
     replies, _ = round_.result(SOON)
@@ -292,7 +299,7 @@ BAD_ADAPTERS = {
 def test_a_bad_adapter_is_a_refusal_and_the_round_goes_on(make_grid, what):
     grid = make_grid(grace_seconds=60.0)
     bad, fine = Holder(grid), Holder(grid, "b", 3)
-    round_ = background(grid.send_and_receive, [request(2), request(3)])
+    round_ = background(collected, grid, [request(2), request(3)])
     until(lambda: bad.ids() and fine.ids())
     reply = pb.Reply(message_id=bad.ids()[0], **BAD_ADAPTERS[what])
     assert grid.answer(2, reply)
@@ -447,12 +454,51 @@ def test_a_size_class_is_that_of_the_first_stream(grid):
     assert told(next(iter(grid.pull_messages(ids))))[wire.METRICS][wire.WEIGHT] == 30.0
 
 
+# -- answers are handed on as they arrive ------------------------------------------------------
+
+
+def test_an_answer_is_handed_on_while_others_are_awaited(grid):
+    first, second = Holder(grid), Holder(grid, "b", 3)
+    replies = iter(grid.send_and_receive([request(2), request(3)], timeout=SOON))
+    second.answer()
+    assert next(replies).metadata.src_node_id == 3
+    first.answer()
+    assert next(replies).metadata.src_node_id == 2
+    assert list(replies) == []
+
+
+def test_nothing_is_kept_of_an_answer_that_was_handed_on(grid):
+    holders = [Holder(grid, str(node), node) for node in range(2, 12)]
+    replies = grid.send_and_receive([request(h.node_id) for h in holders], timeout=SOON)
+    seen = []
+    for holder in holders:
+        holder.answer()
+        seen.append(weakref.ref(next(replies).content))
+        gc.collect()
+        assert sum(reply() is not None for reply in seen) <= 1
+
+
+def test_a_round_that_is_given_up_takes_its_requests_back(grid):
+    first, second, third = (
+        Holder(grid, name, node) for name, node in (("a", 2), ("b", 3), ("c", 4))
+    )
+    replies = grid.send_and_receive([request(2), request(3), request(4)], timeout=SOON)
+    first.answer()
+    third.answer()
+    next(replies)
+    replies.close()
+    assert not second.answer()
+    second.attach()
+    assert second.tasks == []
+    assert grid.pull_messages(third.ids()) == []
+
+
 # -- how long a round waits --------------------------------------------------------------------
 
 
 def test_a_gone_holder_costs_a_round_the_grace_time_at_most(grid, clock):
     gone, here = Holder(grid), Holder(grid, "b", 3)
-    round_ = background(grid.send_and_receive, [request(2), request(3)])
+    round_ = background(collected, grid, [request(2), request(3)])
     until(here.ids)
     here.answer()
     time.sleep(0.1)  # the round waits again
@@ -468,19 +514,19 @@ def test_a_holder_that_is_long_gone_costs_nothing(make_grid, clock):
     grid = make_grid(grace_seconds=60.0)
     Holder(grid).detach()
     clock.ahead += 61
-    replies, seconds = background(grid.send_and_receive, [request(2)]).result(SOON)
+    replies, seconds = background(collected, grid, [request(2)]).result(SOON)
     assert (replies, seconds < SOON) == ([], True)
 
 
 def test_a_node_that_was_never_there_costs_nothing(make_grid):
     grid = make_grid(grace_seconds=60.0)
-    replies, seconds = background(grid.send_and_receive, [request(99)]).result(SOON)
+    replies, seconds = background(collected, grid, [request(99)]).result(SOON)
     assert (replies, seconds < SOON) == ([], True)
 
 
 def test_a_connected_holder_is_waited_for_far_beyond_the_grace_time(grid):
     holder = Holder(grid)
-    round_ = background(grid.send_and_receive, [request()], timeout=3600)
+    round_ = background(collected, grid, [request()], timeout=3600)
     until(holder.ids)
     time.sleep(4 * GRACE)
     assert not round_.done()
@@ -493,7 +539,7 @@ def test_a_connected_holder_is_waited_for_far_beyond_the_grace_time(grid):
 def test_no_round_lasts_longer_than_the_contracts_answer_seconds(make_grid, timeout):
     grid = make_grid(answer_seconds=1.0)
     Holder(grid)
-    round_ = background(grid.send_and_receive, [request()], timeout=timeout)
+    round_ = background(collected, grid, [request()], timeout=timeout)
     replies, seconds = round_.result(SOON)
     assert replies == []
     assert 0.9 <= seconds < 5
@@ -501,7 +547,7 @@ def test_no_round_lasts_longer_than_the_contracts_answer_seconds(make_grid, time
 
 def test_a_shorter_timeout_than_the_contracts_is_kept(grid):
     Holder(grid)
-    replies, seconds = background(grid.send_and_receive, [request()], timeout=0.1).result(SOON)
+    replies, seconds = background(collected, grid, [request()], timeout=0.1).result(SOON)
     assert replies == []
     assert 0.05 <= seconds < 5
 

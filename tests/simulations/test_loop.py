@@ -62,6 +62,16 @@ def test_a_reply_is_pulled_once() -> None:
     assert list(grid.pull_messages(ids)) == []
 
 
+def test_a_holder_answers_when_its_reply_is_pulled() -> None:
+    seen: list[str] = []
+    grid = LoopGrid({name: adding_app(1.0, seen) for name in "abc"})
+    replies = iter(grid.send_and_receive([request(node) for node in grid.get_node_ids()]))
+    for asked in range(3):
+        assert len(seen) == asked
+        next(replies)
+    assert list(replies) == []
+
+
 def test_the_server_app_runs_over_the_grid() -> None:
     values: list[float] = []
     server = ServerApp()
@@ -79,7 +89,7 @@ def test_the_server_app_runs_over_the_grid() -> None:
 def test_only_the_wire_module_reaches_into_flwr() -> None:
     """The contract test of the public surface: imports of flwr outside wire.py are public ones."""
     root = Path(__file__).parents[2]
-    public = ("from flwr.app import", "from flwr.clientapp import", "from flwr.serverapp")
+    public = tuple(f"from flwr.{own}" for own in ("app ", "clientapp ", "serverapp", "simulation "))
     for folder in ("common", "client", "server", "simulations"):
         for module in (root / folder).rglob("*.py"):
             if module.name == "wire.py":

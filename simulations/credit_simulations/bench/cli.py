@@ -16,8 +16,19 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "repetitions that are interleaved in one run.",
     )
     which = bench.add_subparsers(required=True, metavar="WHAT")
+    _add_rounds(which)
     _add_start(which)
     _add_wire(which)
+
+
+def _add_rounds(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    rounds = which.add_parser(
+        "rounds", help="seconds and memory a round of trivial holders, beside Ray and pfl"
+    )
+    rounds.add_argument("--holders", type=int, nargs="+", default=[20, 100, 1000], metavar="N")
+    rounds.add_argument("--repeats", type=int, default=3, metavar="N")
+    rounds.add_argument("--format", default="table", choices=STYLES)
+    rounds.set_defaults(command=_rounds)
 
 
 def _add_start(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -73,4 +84,12 @@ def _wire(options: argparse.Namespace) -> int:
         draws=options.draws,
     )
     show(measured, options.format)
+    return 0
+
+
+def _rounds(options: argparse.Namespace) -> int:
+    from credit_simulations.bench.measured import show
+    from credit_simulations.bench.rounds import measure_rounds
+
+    show(measure_rounds(options.holders, options.repeats), options.format)
     return 0

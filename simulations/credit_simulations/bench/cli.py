@@ -18,6 +18,7 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     which = bench.add_subparsers(required=True, metavar="WHAT")
     _add_rounds(which)
     _add_start(which)
+    _add_training(which)
     _add_wire(which)
 
 
@@ -92,4 +93,57 @@ def _rounds(options: argparse.Namespace) -> int:
     from credit_simulations.bench.rounds import measure_rounds
 
     show(measure_rounds(options.holders, options.repeats), options.format)
+    return 0
+
+
+def _add_training(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    training = which.add_parser(
+        "training",
+        help="our training engine beside peft with Opacus, on the same users",
+        description="Time our training engine beside the recipe that a user would write (peft, "
+        "with and without Opacus), compare their peak memory, and the AUC at the same epsilon.",
+    )
+    count: dict[str, Any] = {"type": int, "metavar": "N"}
+    training.add_argument(
+        "--texts",
+        help="comma-separated: pakdd2009 (the whole record), lendingclub, pakdd2009-short (its "
+        "contract's text), german; the first three unless told",
+    )
+    training.add_argument("--users", help="users of the biggest holder, for the times", **count)
+    training.add_argument("--epochs", help="epochs that share the cache build", **count)
+    training.add_argument("--repeats", help="repetitions of the times", **count)
+    training.add_argument("--auc-users", help="pooled training users of the AUCs", **count)
+    training.add_argument("--auc-epochs", help="epochs of the AUCs", **count)
+    training.add_argument("--pooled-users", help="training users of auc_difference", **count)
+    training.add_argument("--draws", help="trainings averaged in auc_difference", **count)
+    training.add_argument("--no-auc", action="store_true", help="only times and memory")
+    training.add_argument(
+        "--quick", action="store_true", help="tiny sizes on german: whether it runs, no figures"
+    )
+    training.add_argument("--format", default="table", choices=STYLES)
+    training.set_defaults(command=_training)
+
+
+def _training(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from credit_simulations.bench.compared import QUICK, Sizes
+    from credit_simulations.bench.measured import show
+    from credit_simulations.bench.texts import TEXTS
+    from credit_simulations.bench.training import measure_training
+
+    names = options.texts.split(",") if options.texts else list(TEXTS[:3])
+    if options.quick and not options.texts:
+        names = ["german"]
+    unknown = sorted(set(names) - set(TEXTS))
+    if unknown:
+        raise ContractError(f"texts {unknown[0]!r} are unknown; texts: {', '.join(TEXTS)}")
+    told = {name: getattr(options, name) for name in _SIZES if getattr(options, name) is not None}
+    if options.no_auc:
+        told |= {"auc_users": 0, "pooled_users": 0}
+    sizes = replace(QUICK if options.quick else Sizes(), **told)
+    given = [f"--{name.replace('_', '-')} {value}" for name, value in told.items()]
+    quick = ["--quick"] if options.quick else []
+    command = " ".join(["credit-sim bench training", *quick, f"--texts {','.join(names)}", *given])
+    show(measure_training(names, sizes, command, _stage), options.format)
     return 0

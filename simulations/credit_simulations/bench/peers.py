@@ -201,7 +201,7 @@ def _names(holders: int) -> list[str]:
 
 
 def _contract(rounds: int) -> Contract:
-    """The packaged contract with other rounds, evaluated after the last, uploads as peers have them."""
+    """The packaged contract, evaluated after the last round alone, with the peers' plain uploads."""
     contract = packaged_contract(CONTRACT)
     return dataclasses.replace(
         contract,

@@ -91,6 +91,11 @@ class Examples:
             raise ValueError("these examples have no wide features")
         return self._wide
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the frozen layers' output that is kept."""
+        return self._hidden.bytes if self._hidden is not None else 0
+
     def under(self, contract: Contract) -> "Examples":
         """The same examples with the wide features of a contract whose edges are filled in.
 

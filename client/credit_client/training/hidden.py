@@ -176,7 +176,10 @@ class Hidden:
     ) -> None:
         self._run = run
         self._buckets: dict[int, _Bucket] = {}
+        before = store.bytes
         fit = store.admit(np.ones_like(lengths) * width if cls_only else lengths * width)
+        self.bytes = store.bytes - before
+        """What is kept of them."""
         kept: dict[int, Tokens] = {}
         for length in sorted(set(lengths.tolist())):
             members = np.flatnonzero(lengths == length)
@@ -222,6 +225,7 @@ class Hidden:
         """The same texts with other rows, kept in memory: by length, one for each place."""
         other = object.__new__(Hidden)
         other._run, other._buckets = self._run, {}
+        other.bytes = sum(2 * kept.numel() for kept in rows.values())
         for length, bucket in self._buckets.items():
             kept = _InMemory(len(bucket.counts), (rows[length].shape[1], rows[length].shape[2]))
             kept.put(0, rows[length])

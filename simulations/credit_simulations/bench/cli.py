@@ -1,8 +1,11 @@
 """`credit-sim bench`: what training, the wire, the rounds and the commands' start cost."""
 
 import argparse
+import sys
+from typing import Any
 
 from credit_common.command import FORMATS
+from credit_common.errors import ContractError
 
 STYLES = (*FORMATS, "markdown")
 
@@ -147,3 +150,10 @@ def _training(options: argparse.Namespace) -> int:
     command = " ".join(["credit-sim bench training", *quick, f"--texts {','.join(names)}", *given])
     show(measure_training(names, sizes, command, _stage), options.format)
     return 0
+
+
+_SIZES = ("users", "epochs", "repeats", "auc_users", "auc_epochs", "pooled_users", "draws")
+
+
+def _stage(what: str) -> None:
+    sys.stderr.write(f"bench: {what}\n")

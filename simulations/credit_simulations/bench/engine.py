@@ -69,7 +69,7 @@ class Engine:
 
     def cache_mib(self) -> float:
         """Size of what `encode` keeps."""
-        return cache_bytes(self._encoded()) / MEBIBYTE
+        return self._encoded().cache_bytes / MEBIBYTE
 
     def private_steps(self, steps: int) -> tuple[float, list[NDArray[np.float64]]]:
         """CPU seconds of steps with privacy, and the numbers that sampled their batches."""
@@ -156,14 +156,6 @@ def depths(contract: Contract) -> tuple[int, ...]:
     """The numbers of trained layers that are measured: 1, 2, 3 and all."""
     every = depth(resolve_backbone(contract.model))
     return tuple(sorted({k for k in (1, 2, 3, every) if k <= every}))
-
-
-def cache_bytes(examples: Examples) -> int:
-    """Bytes of the frozen output that is kept."""
-    known = getattr(examples, "cache_bytes", None)
-    if known is not None:
-        return int(known)
-    return sum(b.hidden.nbytes + b.mask.nbytes for b in examples._buckets.values())
 
 
 _CLASS = "bench"

@@ -201,7 +201,7 @@ def _names(holders: int) -> list[str]:
 
 
 def _contract(rounds: int) -> Contract:
-    """The packaged contract, evaluated after the last round alone, with the peers' plain uploads."""
+    """The packaged contract, evaluated after the last round alone, with plain uploads."""
     contract = packaged_contract(CONTRACT)
     return dataclasses.replace(
         contract,

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -80,7 +82,8 @@ def test_the_rows_of_a_physical_batch_follow_from_its_length_alone(
         seen = []
         for batch in examples.batches(rows, expected):
             length = batch.mask.shape[1]
-            most = rows_of_texts(length, "cpu") if layers > 1 else rows_of_reads(expected, "cpu")
+            shape = partial(rows_of_texts, length) if layers > 1 else rows_of_reads
+            most = shape("cpu", expected)
             shapes = {len(t) for t in (batch.hidden, batch.mask, batch.wide, batch.labels)}
             assert shapes == {most}
             assert layers > 1 or length == contract.model.tokens

@@ -168,7 +168,8 @@ class Examples:
         lengths = self._bucket[rows] if whole else np.full(len(rows), self._longest)
         for length in sorted(set(lengths.tolist())):
             members = rows[lengths == length]
-            most = rows_of_texts(length, device) if whole else rows_of_reads(expected, device)
+            shape = partial(rows_of_texts, length) if whole else rows_of_reads
+            most = shape(device, expected)
             for start in range(0, len(members), most):
                 yield self._batch(members[start : start + most], most, length)
 

@@ -7,39 +7,42 @@ the data leaves empty is filled up at weight zero. They are powers of two: with 
 tokens, a row's last bits were seen to depend on its place in the batch, with four or eight not.
 """
 
+import math
+
 MOST_ROWS = 64
 """Most rows of a physical batch on a CPU."""
 _ACCELERATOR_ROWS = 256
-# Whole texts go through a layer in batches of about as many tokens. On a CPU, 256 keep its matrix
-# units as busy as thousands do, and leave little to fill up; an accelerator wants more at once.
-_CPU_TOKENS, _ACCELERATOR_TOKENS = 256, 16_384
-_FEW_ROWS = 32
-_FEW_EXPECTED = 128.0
+_FEW = 128.0
+"""Below this many expected rows, what a physical batch leaves empty costs more than it saves."""
+# Whole texts go through a layer in batches of at most so many tokens. That keeps a CPU's matrix
+# units about as busy as ten times as many do; an accelerator wants more at once.
+_TOKENS_OF_FEW, _TOKENS, _ACCELERATOR_TOKENS = 384, 768, 16_384
+_READS_OF_FEW = 32
 
 
-def rows_of_texts(length: int, device: str) -> int:
-    """Rows of a batch of whole texts on a device type ("cpu", "cuda"...): a power of two.
+def rows_of_texts(length: int, device: str, expected: float = math.inf) -> int:
+    """Rows of a batch of whole texts: a power of two.
 
     Args:
         length: In tokens, at least 1.
-        device: Device type.
+        device: Device type, as "cpu" or "cuda".
+        expected: Public expected size of the logical batch.
     """
-    tokens, most = (
-        (_CPU_TOKENS, MOST_ROWS) if device == "cpu" else (_ACCELERATOR_TOKENS, _ACCELERATOR_ROWS)
-    )
+    tokens, most = _ACCELERATOR_TOKENS, _ACCELERATOR_ROWS
+    if device == "cpu":
+        tokens, most = _TOKENS_OF_FEW if expected < _FEW else _TOKENS, MOST_ROWS
     return min(most, 1 << max(0, (tokens // length).bit_length() - 1))
 
 
-def rows_of_reads(expected: float, device: str) -> int:
+def rows_of_reads(device: str, expected: float = math.inf) -> int:
     """Rows of a batch of which only [CLS] is computed.
 
-    Such a row costs little beside the weights that each batch reads, so that batches are large; but
-    not so large that the filling of a small logical batch costs more.
+    Such a row costs little beside the weights that each batch reads.
 
     Args:
-        expected: Public expected size of the logical batch.
         device: Device type.
+        expected: Public expected size of the logical batch.
     """
     if device != "cpu":
         return _ACCELERATOR_ROWS
-    return _FEW_ROWS if expected < _FEW_EXPECTED else MOST_ROWS
+    return _READS_OF_FEW if expected < _FEW else MOST_ROWS

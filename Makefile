@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: demo test check proto clean help
+.PHONY: demo test test-gpu check proto clean help
 
 help:  ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -27,6 +27,9 @@ check: $(STAMP)  ## ruff, import-linter, mypy
 # One worker a core, one thread a worker: most tests start processes that load torch.
 test: check  ## checks, then the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+test-gpu: $(STAMP)  ## parity, speed and memory on CUDA or MPS; skipped with the reason where there is none
+	$(BIN)/python -m pytest tests/gpu -s -rs
 
 proto:  ## federation_pb2.py anew; an old generator, so that old runtimes of protobuf take its code
 	$(PYTHON) -m venv build/proto

@@ -89,13 +89,8 @@ def width_of(model: Model) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def load_bert(backbone: Backbone, *, fused: bool = True) -> Any:
-    """The frozen BertModel in float32 on the CPU, every dropout 0, in evaluation mode.
-
-    Args:
-        backbone: Checked weights.
-        fused: Whether attention is torch's fused one, or written out as products and a softmax.
-    """
+def load_bert(backbone: Backbone) -> Any:
+    """The frozen BertModel in float32 on the CPU, every dropout 0, in evaluation mode."""
     from transformers import BertModel
     from transformers.utils import logging
 
@@ -105,12 +100,17 @@ def load_bert(backbone: Backbone, *, fused: bool = True) -> Any:
         backbone.folder,
         add_pooling_layer=False,
         attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa" if fused else "eager",
+        attn_implementation="sdpa",
         hidden_dropout_prob=0.0,
         local_files_only=True,
         use_safetensors=True,
     )
     return bert.float().eval().requires_grad_(False)
+
+
+def write_out_attention(bert: Any) -> None:
+    """Make a BertModel's attention of products and a softmax, instead of torch's fused one."""
+    bert.set_attn_implementation("eager")
 
 
 def load_tokenizer(backbone: Backbone) -> Any:

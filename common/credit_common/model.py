@@ -14,7 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from credit_common.backbone import Backbone, load_bert, load_tokenizer, token_ids
+from credit_common.backbone import (
+    Backbone,
+    load_bert,
+    load_tokenizer,
+    token_ids,
+    write_out_attention,
+)
 from credit_common.contract import Contract
 from credit_common.device import Precision, computes_in_bf16, keep_in_bf16, mixed
 from credit_common.errors import BackboneError, WireError
@@ -70,9 +76,7 @@ class CreditModel(nn.Module):
             if backbone is None:
                 raise BackboneError("a contract that reads text needs a backbone")
             self.tokenizer = load_tokenizer(backbone)
-            bf16 = computes_in_bf16(precision, self.device)
-            # Fused attention's backward pass in bfloat16 is slow on a CPU, the written-out one not.
-            bert = load_bert(backbone, fused=not (bf16 and self.device.type == "cpu"))
+            bert = load_bert(backbone)
             depth: int = bert.config.num_hidden_layers
             if spec.layers > depth:
                 raise BackboneError(f"model.layers = {spec.layers}: the backbone has {depth}")
@@ -96,9 +100,11 @@ class CreditModel(nn.Module):
         }[task.kind]
         self.to(self.device)
         self.reference = self._reference(contract) if self.reads_text else None
-        if self.reads_text and bf16:
+        if self.reads_text and computes_in_bf16(precision, self.device):
             self.bf16 = True
             keep_in_bf16(self.bert)
+            if self.device.type == "cpu":  # fused attention's backward pass is slow there
+                write_out_attention(self.bert)
         named = [(schema_name(name) or name, p) for name, p in self.named_parameters()]
         self._trained = sorted((name, p) for name, p in named if p.requires_grad)
         self._fixed = sorted(

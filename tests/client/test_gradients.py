@@ -1,12 +1,20 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from credit_client.training.examples import Batch, Examples
-from credit_client.training.gradients import fill_grad_samples
+from credit_client.training.gradients import fill_grad_samples, summed_gradients
 from credit_client.training.loop import losses
+from credit_client.training.optimizer import NoisySumOptimizer
+from credit_client.training.randomness import SecureRandom
 from credit_client.training.shapes import MOST_ROWS
+from credit_common.backbone import resolve_backbone
+from credit_common.model import CreditModel
+from credit_common.privacy import mechanism_plan
+from credit_common.sections import Model
 from credit_common.text import wide_width
 
 KINDS = ("binary", "multiclass", "regression")
@@ -237,3 +245,82 @@ def test_filling_leaves_no_ordinary_gradient(variant, model_for, shaken):
     model.load_adapter(shaken(model, scale=0.1))
     filled(model, some(model))
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def in_bf16(tiny_bert):
+    """The same model with bfloat16 products."""
+
+    def make(model):
+        return CreditModel(
+            model.contract, resolve_backbone(model.contract.model), "cpu", "bfloat16"
+        )
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [1, 2, 3, 6])
+def test_gradients_in_bf16_point_the_same_way_in_the_pinned_minilm(
+    contract, model_for, in_bf16, records, shaken, layers
+):
+    model = model_for(dataclasses.replace(contract, model=Model(rank=4, layers=layers)))
+    half, adapter = in_bf16(model), shaken(model, scale=0.05)
+    model.load_adapter(adapter)
+    half.load_adapter(adapter)
+    examples = Examples(model, model.contract, records(6))
+    for batch in examples.batches(np.arange(6)):
+        real = rows_of(batch, slice(0, len(batch.rows)))
+        exact, ours = filled(model, real), filled(half, real)
+        for name, grad in ours.items():
+            assert grad.dtype == torch.float32
+            a, b = grad.flatten(1).double(), exact[name].flatten(1).double()
+            assert torch.cosine_similarity(a, b).min() >= 0.999, name
+        one, other = (own(real.hidden, real.mask, real.wide) for own in (half, model))
+        assert 0 < (one - other).abs().max() < 0.02  # it is in bf16, and not far off
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_users_contribution_is_bounded_in_either_precision(
+    variant, model_for, shaken, in_bf16, bf16
+):
+    contract = variant(model={"layers": 2}, privacy={"clip_norm": 0.01})
+    model = model_for(contract)
+    model = in_bf16(model) if bf16 else model
+    model.load_adapter(shaken(model, scale=0.1))
+    plan = mechanism_plan(contract, "small")
+    optimizer = NoisySumOptimizer(
+        torch.optim.SGD([p for _, p in model.trained()], lr=1.0), plan, SecureRandom()
+    )
+    whole = some(model, 40)
+    for row in range(40):
+        optimizer.zero_grad()
+        alone = rows_of(whole, slice(row, row + 1))
+        fill_grad_samples(model, alone, lambda s, y: losses(model.contract, s, y))
+        optimizer.accumulate()
+        total = torch.cat([p.summed_grad.flatten() for p in optimizer.params])
+        assert 0.999 * plan.clip_norm < total.norm() <= plan.clip_norm
+    optimizer.zero_grad()
+
+
+def test_the_reference_record_is_the_same_in_either_precision(variant, model_for, in_bf16):
+    model = model_for(variant())
+    half = in_bf16(model)
+    assert half.bf16
+    assert not model.bf16
+    assert torch.equal(half.reference, model.reference)
+    assert all(p.dtype == torch.float32 for _, p in half.trained())
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_summed_gradients_are_the_sums_of_the_rows_own(variant, model_for, shaken, layers):
+    model = model_for(variant(model={"layers": layers}))
+    model.load_adapter(shaken(model, scale=0.1))
+    batch = some(model)
+    batch.weights[4:] = 0.0
+    sums = summed_gradients(model, batch, lambda s, y: losses(model.contract, s, y))
+    each = filled(model, batch)
+    for (name, p), total in zip(model.trained(), sums, strict=True):
+        expected = each[name].sum(0)
+        assert p.grad is None
+        assert (total - expected).norm() < 1e-5 * expected.norm(), name

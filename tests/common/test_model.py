@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from credit_common.backbone import resolve_backbone
-from credit_common.device import device_of
 from credit_common.errors import BackboneError, WireError
 from credit_common.model import CreditModel, bucket_length, check_adapter
 from credit_common.sections import Model
@@ -309,8 +308,3 @@ def test_a_contract_that_does_not_fit_the_backbone_is_refused(backbone, variant)
 def test_a_texts_padded_length_is_its_own_next_multiple_of_eight():
     assert [bucket_length(n, 128) for n in (1, 8, 9, 16, 121, 128)] == [8, 8, 16, 16, 128, 128]
     assert bucket_length(99, 100) == 100
-
-
-def test_a_named_device_is_taken_as_it_is():
-    assert device_of("cpu") == torch.device("cpu")
-    assert device_of("auto").type in {"cpu", "cuda", "mps"}

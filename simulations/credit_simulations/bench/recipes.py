@@ -42,6 +42,7 @@ class Recipe:
             longest text; None for whole batches, padded to the longest of the set. Gradients are
             the same; the plain recipe does not do it.
         seed: Of initial weights, dropout, sampling and noise: the recipe's are torch's.
+        device: Where it trains.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Recipe:
         rate: float = 1e-3,
         physical: int | None = None,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoTokenizer, BertForSequenceClassification
@@ -69,6 +71,7 @@ class Recipe:
         self._longest = spec.tokens
         self._physical = physical
         self._mode = mode
+        self._device = torch.device(device)
         ids, mask = self._padded(texts)
         with _quietly():
             bert = BertForSequenceClassification.from_pretrained(
@@ -80,12 +83,12 @@ class Recipe:
                 target_modules=sorted(spec.targets),
                 modules_to_save=["classifier"],
             )
-            self.model: Any = get_peft_model(bert, config)
+            self.model: Any = get_peft_model(bert, config).to(self._device)
         self.model.train()
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self._optimizer: Any = torch.optim.AdamW(trained, lr=rate)
         self._loss: Any = torch.nn.BCEWithLogitsLoss()
-        data = TensorDataset(ids, mask, torch.from_numpy(labels))
+        data = TensorDataset(ids, mask, torch.from_numpy(labels).to(self._device))
         self._loader: Any = DataLoader(data, batch_size=batch, shuffle=True)
         if mode != "none":
             self._make_private(noise_multiplier)
@@ -107,7 +110,7 @@ class Recipe:
         out = np.zeros(len(texts), np.float32)
         self.model.eval()
         for rows in torch.split(torch.argsort(mask.sum(1)), 64):
-            out[rows.numpy()] = self._logits(*_trimmed(ids[rows], mask[rows])).numpy()
+            out[rows.cpu().numpy()] = self._logits(*_trimmed(ids[rows], mask[rows])).cpu().numpy()
         self.model.train()
         return out
 
@@ -158,7 +161,7 @@ class Recipe:
     def _noise_alone(self) -> None:
         """The step of a batch that Poisson sampling left empty; BERT cannot run on it."""
         for p in self._optimizer.params:
-            p.grad_sample = torch.zeros(0, *p.shape)
+            p.grad_sample = torch.zeros(0, *p.shape, device=self._device)
             p.grad = torch.zeros_like(p)
         self._optimizer.signal_skip_step(False)
         self._optimizer.step()
@@ -176,7 +179,7 @@ class Recipe:
             max_length=self._longest,
             return_tensors="pt",
         )
-        return encoded["input_ids"], encoded["attention_mask"]
+        return encoded["input_ids"].to(self._device), encoded["attention_mask"].to(self._device)
 
 
 def _trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,9 @@ def _add_training(which: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     training.add_argument("--auc-epochs", help="epochs of the AUCs", **count)
     training.add_argument("--pooled-users", help="training users of auc_difference", **count)
     training.add_argument("--draws", help="trainings averaged in auc_difference", **count)
-    training.add_argument("--no-auc", action="store_true", help="only times and memory")
+    only = training.add_mutually_exclusive_group()
+    only.add_argument("--no-auc", action="store_true", help="only times and memory")
+    only.add_argument("--only-auc", action="store_true", help="no times and no memory")
     training.add_argument(
         "--quick", action="store_true", help="tiny sizes on german: whether it runs, no figures"
     )
@@ -133,7 +135,7 @@ def _training(options: argparse.Namespace) -> int:
     from credit_simulations.bench.compared import QUICK, Sizes
     from credit_simulations.bench.measured import show
     from credit_simulations.bench.texts import TEXTS
-    from credit_simulations.bench.training import measure_training
+    from credit_simulations.bench.training import measure_quality, measure_training
 
     names = options.texts.split(",") if options.texts else list(TEXTS[:3])
     if options.quick and not options.texts:
@@ -147,8 +149,10 @@ def _training(options: argparse.Namespace) -> int:
     sizes = replace(QUICK if options.quick else Sizes(), **told)
     given = [f"--{name.replace('_', '-')} {value}" for name, value in told.items()]
     quick = ["--quick"] if options.quick else []
-    command = " ".join(["credit-sim bench training", *quick, f"--texts {','.join(names)}", *given])
-    show(measure_training(names, sizes, command, _stage), options.format)
+    only = ["--only-auc"] if options.only_auc else []
+    said = ["credit-sim bench training", *quick, *only, f"--texts {','.join(names)}", *given]
+    measure = measure_quality if options.only_auc else measure_training
+    show(measure(names, sizes, " ".join(said), _stage), options.format)
     return 0
 
 

@@ -94,9 +94,14 @@ def figures_of(
     own = main[0].texts.contract.model.layers
     for name, k in (("memory_ratio", own), ("memory_ratio_all_layers", every[-1])):
         figures[name] = peaks[OURS, k] / peaks[BASE, None] if peaks else None
-    gaps = [abs(d.all_layers - d.default) for s in main if (d := s.difference) is not None]
-    figures["auc_difference"] = max(gaps) if gaps else None
+    figures["auc_difference"] = auc_difference(main)
     return figures
+
+
+def auc_difference(sets: Sequence[Compared]) -> float | None:
+    """What the contract's own number of layers costs in AUC, at most; negative where it gains."""
+    gaps = [d.all_layers - d.default for s in sets if (d := s.difference) is not None]
+    return max(gaps) if gaps else None
 
 
 def row_of(s: Compared, arm: Arm, peaks: Mapping[Arm, float], sizes: Sizes) -> dict[str, Value]:
@@ -124,14 +129,27 @@ def row_of(s: Compared, arm: Arm, peaks: Mapping[Arm, float], sizes: Sizes) -> d
     }
 
 
+def quality_row(s: Compared, arm: Arm) -> dict[str, Value]:
+    """The AUC of one arm on one set of texts."""
+    judged = s.judged[arm]
+    return {
+        "texts": s.texts.name,
+        "arm": arm[0],
+        "k": arm[1],
+        "auc": judged.auc,
+        "auc_se": s.errors[arm],
+        "rate": judged.rate,
+    }
+
+
 def _ratio(s: Compared, arm: Arm, sizes: Sizes) -> float:
     return ratio(s.times[BASE, None], s.times[arm], s.users, sizes.epochs)
 
 
-def notes_of(sets: Sequence[Compared], main: Sequence[Compared], sizes: Sizes) -> list[str]:
-    """How the figures were measured."""
+def time_notes(main: Sequence[Compared], sizes: Sizes) -> list[str]:
+    """How times and memory were measured."""
     every = depths(main[0].texts.contract)[-1]
-    notes = [
+    return [
         f"Recipe: LoRA by peft on all {every} layers, padded to the longest text of the set, the "
         "checkpoint's dropout, Opacus by hooks; one thread, float32, CPU time, medians of "
         f"{sizes.repeats} paired repetitions, the arms taking turns.",
@@ -142,6 +160,11 @@ def notes_of(sets: Sequence[Compared], main: Sequence[Compared], sizes: Sizes) -
         "peak_mib: above the loaded model, two steps on 64 texts that fill 128 tokens, the frozen "
         "layers' run over them included; it does not depend on the row's texts.",
     ]
+
+
+def quality_notes(sets: Sequence[Compared], sizes: Sizes) -> list[str]:
+    """How AUCs were measured."""
+    notes = []
     if sizes.auc_users:
         notes.append(
             f"auc: {sizes.auc_users} pooled training users (a quarter of them chooses the learning "
@@ -159,6 +182,8 @@ def notes_of(sets: Sequence[Compared], main: Sequence[Compared], sizes: Sizes) -
                 f"auc_difference, {s.texts.packaged.federation.name} under its own contract: all "
                 f"layers {d.all_layers:.4f}, its own {s.texts.packaged.model.layers} "
                 f"{d.default:.4f}, standard error of the difference {d.error:.4f}; central over "
-                f"{sizes.pooled_users} pooled users, mean scores of {sizes.draws} trainings."
+                f"{sizes.pooled_users} pooled users, mean scores of {sizes.draws} trainings, LoRA's "
+                "learning rate chosen on a quarter of them. The figure is what the contract's own "
+                "number of layers costs: negative where it is ahead."
             )
     return notes

@@ -48,7 +48,7 @@ def show(measured: Measured, style: str) -> None:
 
 
 def _markdown(measured: Measured) -> None:
-    columns = list(measured.rows[0])
+    columns = list(measured.rows[0]) if measured.rows else []
     print(f"| {' | '.join(columns)} |")
     print("|" + "|".join("---" if _is_text(measured, c) else "---:" for c in columns) + "|")
     for row in measured.rows:
@@ -59,7 +59,7 @@ def _markdown(measured: Measured) -> None:
 
 def _table(measured: Measured) -> None:
     table = Table(title=measured.title)
-    for column in measured.rows[0]:
+    for column in measured.rows[0] if measured.rows else ():
         table.add_column(column, justify="left" if _is_text(measured, column) else "right")
     for row in measured.rows:
         table.add_row(*(_cell(value) for value in row.values()))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from credit_client.training.examples import Examples
 from credit_common.accountant import solve_noise_multiplier
 from credit_common.backbone import resolve_backbone
+from credit_common.contract import Contract
 from credit_common.metrics import auc_exact
 from credit_common.record import Record
 from credit_common.sections import LearningRates
@@ -25,6 +26,8 @@ from credit_simulations.bench.timing import OURS, OURS_OPEN, RECIPES, Arm
 
 RATES = (1e-3, 4e-3)
 """AdamW's, of all trained weights; the same grid for every arm."""
+FACTORS = (1.0, 0.25)
+"""Of the contract's learning rate of LoRA, where its own layers are held against all of them."""
 VALIDATION = 0.25
 """Share of the training users that chooses a rate and trains nothing."""
 PHYSICAL = 16
@@ -100,38 +103,58 @@ def judge_arms(
     return judged, _labels(parts.holdout)
 
 
-def default_difference(texts: TextSet, *, users: int, draws: int = 3) -> Difference:
+def default_difference(texts: TextSet, *, users: int, draws: int = 1) -> Difference:
     """Whether the contract's own number of layers is enough, under the contract as it is.
 
-    Central over pooled users of all holders, with the wide part, by the contract's own settings and
-    schedule; every hold-out user judges. The scores of a few trainings are averaged, so that less
-    of the noise of one remains.
+    Central over pooled users of all holders, with the wide part, by the contract's own schedule and
+    settings but for LoRA's learning rate, which validation users choose for each number of layers
+    among `FACTORS` times the contract's. Every hold-out user judges. The scores of a few trainings
+    are averaged, so that less of the noise of one remains.
     """
     contract = texts.packaged
-    training = contract.training
-    records = spread(texts.train, users)
+    known, every = spread(texts.train, users), round(1 / VALIDATION)
+    train, validation = [r for i, r in enumerate(known) if i % every], known[::every]
     labels = _labels(texts.holdout)
-    steps = training.rounds * training.steps
     scores = {}
     for k in (depth(resolve_backbone(contract.model)), contract.model.layers):
         central = replace(
             contract,
             model=replace(contract.model, layers=k),
-            privacy=replace(contract.privacy, size_classes=(("bench", len(records)),)),
+            privacy=replace(contract.privacy, size_classes=(("bench", len(train)),)),
         )
-        engine = Engine(central, records)
-        held_out = Examples(engine.model, central, texts.holdout)
-        runs = []
-        for seed in range(draws):
-            engine.fit(steps, seed)
-            runs.append(engine.scores(held_out))
-        scores[k] = np.mean(runs, axis=0)
+        engine = Engine(central, train)
+        parts = [Examples(engine.model, central, own) for own in (validation, texts.holdout)]
+        scores[k] = _best_scores(engine, central, parts, _labels(validation), draws)
     top, own = scores.values() if len(scores) == 2 else (*scores.values(), *scores.values())
     return Difference(
         all_layers=auc_exact(top, labels),
         default=auc_exact(own, labels),
         error=paired_error(top, own, labels),
     )
+
+
+def _best_scores(
+    engine: Engine,
+    contract: Contract,
+    parts: Sequence[Examples],
+    labels: NDArray[np.float32],
+    draws: int,
+) -> NDArray[np.float32]:
+    """Scores of the second part at the learning rate that serves the first part best."""
+    training = contract.training
+    found = []
+    for factor in FACTORS:
+        rates = replace(training.learning_rate, lora=factor * training.learning_rate.lora)
+        engine.retune(contract, rates)
+        runs: list[list[NDArray[np.float32]]] = [[], []]
+        for seed in range(draws):
+            engine.fit(training.rounds * training.steps, seed)
+            for own, part in zip(runs, parts, strict=True):
+                own.append(engine.scores(part))
+        chosen, judged = (np.mean(own, axis=0) for own in runs)
+        found.append((auc_exact(chosen, labels), judged))
+    best: NDArray[np.float32] = max(found, key=lambda run: run[0])[1]
+    return best
 
 
 def paired_error(

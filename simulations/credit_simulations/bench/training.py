@@ -9,7 +9,16 @@ from typing import Any
 import torch
 
 from credit_common.errors import FetchError
-from credit_simulations.bench.compared import Compared, Sizes, figures_of, notes_of, row_of
+from credit_simulations.bench.compared import (
+    Compared,
+    Sizes,
+    auc_difference,
+    figures_of,
+    quality_notes,
+    quality_row,
+    row_of,
+    time_notes,
+)
 from credit_simulations.bench.engine import depths
 from credit_simulations.bench.measured import Measured
 from credit_simulations.bench.memory import peak_mib
@@ -46,15 +55,7 @@ def measure_training(
     Raises:
         FetchError: If no set can be had.
     """
-    found, notes = [], _machine()
-    for name in names:
-        stage(f"reading {name}")
-        try:
-            found.append(load_texts(name))
-        except FetchError as error:
-            notes.append(f"{name} is left out: {error}.")
-    if not found:
-        raise FetchError(f"none of these data sets can be had: {', '.join(names)}")
+    found, notes = _loaded(names, stage)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     timed = {t.name: time_arms(t, **_timing(sizes), stage=stage) for t in found}
@@ -67,8 +68,37 @@ def measure_training(
         command=command,
         figures=figures_of(main, peaks, sizes),
         rows=[row_of(s, arm, peaks, sizes) for s in sets for arm in s.times],
-        notes=[*notes, *notes_of(sets, main, sizes)],
+        notes=[*notes, *time_notes(main, sizes), *quality_notes(sets, sizes)],
     )
+
+
+def measure_quality(
+    names: Sequence[str], sizes: Sizes, command: str, stage: Callable[[str], None]
+) -> Measured:
+    """The AUCs of `measure_training` alone; arguments and errors are its own."""
+    found, notes = _loaded(names, stage)
+    sets = [_judge(t, {}, sizes, stage) for t in found]
+    return Measured(
+        title="training: the AUC that each arm reaches at the same epsilon and epochs",
+        command=command,
+        figures={"auc_difference": auc_difference(sets)},
+        rows=[quality_row(s, arm) for s in sets for arm in s.judged],
+        notes=[*notes, *quality_notes(sets, sizes)],
+    )
+
+
+def _loaded(names: Sequence[str], stage: Callable[[str], None]) -> tuple[list[TextSet], list[str]]:
+    """The sets that can be had, and notes on machine and on those that cannot."""
+    found, notes = [], _machine()
+    for name in names:
+        stage(f"reading {name}")
+        try:
+            found.append(load_texts(name))
+        except FetchError as error:
+            notes.append(f"{name} is left out: {error}.")
+    if not found:
+        raise FetchError(f"none of these data sets can be had: {', '.join(names)}")
+    return found, notes
 
 
 def _timing(sizes: Sizes) -> dict[str, Any]:

@@ -41,7 +41,14 @@ def reply(kind, node, content):
     return Message(RecordDict(content), reply_to=asked)
 
 
+class TwoHolders:
+    def get_node_ids(self):
+        return [2, 3]
+
+
 def round_of(strategy, number, value, counts):
+    asked = ArrayRecord({"w": Array(np.zeros(1, np.float32))})
+    assert list(strategy.configure_train(number, asked, ConfigRecord(), TwoHolders()))
     arrays = ArrayRecord({"w": Array(np.full(1, value, np.float32))})
     strategy.aggregate_train(
         number,

@@ -34,18 +34,20 @@ def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
 
 
 def mixed(bf16: bool, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Matrix products in bfloat16, the sums between layers and norms in float32; or no change.
+    """Matrix products in bfloat16, the sums between layers in float32; or no change.
 
-    No backward pass runs in it; autograd keeps the precision that each product had.
+    Products with LoRA's factors are made in it too; the factors themselves stay float32. No
+    backward pass runs in it: autograd keeps the precision that each product had.
     """
     return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def keep_in_bf16(frozen: nn.Module) -> None:
-    """Keep the weights of frozen linear layers in bfloat16, in place.
+    """Keep the backbone's linear layers in bfloat16, in place; LoRA's factors stay as they are.
 
     autocast would convert them at each use, which costs as much as the product with a small batch.
+    A factor that does not train is public and part of a release, to the last bit.
     """
-    for module in frozen.modules():
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+    for name, module in frozen.named_modules():
+        if isinstance(module, nn.Linear) and "lora_" not in name:
             module.to(torch.bfloat16)

@@ -47,8 +47,8 @@ class CreditModel(nn.Module):
         contract: Sets layers, rank, factors and which groups train.
         backbone: Checked weights; None where the contract reads no text.
         device: Where the model lives.
-        precision: Of the matrix products with frozen weights; "auto" takes bfloat16 where there are
-            matrix units for it. What is trained, and the reference record, stay float32.
+        precision: Of BERT's matrix products; "auto" takes bfloat16 where there are matrix units for
+            it. Trained and fixed factors, head, and the reference record stay float32.
 
     The score of a record is head(cls) + wide(features) + offset, one logit (binary), logits by
     class, or a value in [0, 1] (regression). `cls` is the [CLS] vector less that of the contract's
@@ -297,7 +297,9 @@ def _read_layer(layer: Any, hidden: Tensor, mask: Tensor, taps: list[Tap] | None
     looked = torch.einsum("nhd,hdx->nhx", asked, keys)
     scores = looked @ hidden.transpose(1, 2)
     scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
-    pooled = scores.softmax(-1) @ hidden  # (n, heads, width): the tokens as each head sees them
+    pooled = (
+        scores.softmax(-1, dtype=torch.float32) @ hidden
+    )  # (n, heads, width): the tokens as each head sees them
     value = getattr(own.value, "base_layer", own.value)
     context = torch.einsum("nhx,hdx->nhd", pooled, value.weight.view(heads, size, width))
     if value is not own.value:

@@ -71,7 +71,7 @@ def run(
         return {h.name: h.node_id for h in registry.holders().values() if not h.revoked}
 
     backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
-    model = CreditModel(contract, backbone, device_of(device))
+    model = CreditModel(contract, backbone, device_of(device), "float32")
     initial = model.initial_adapter()
     array_bytes = largest_arrays(contract, initial)
     grid = GrpcGrid(contract, model.schema(), enrolled)

@@ -303,13 +303,45 @@ def test_a_users_contribution_is_bounded_in_either_precision(
     optimizer.zero_grad()
 
 
-def test_the_reference_record_is_the_same_in_either_precision(variant, model_for, in_bf16):
-    model = model_for(variant())
+@pytest.mark.parametrize("factors", ["fedavg", "ffa"])
+def test_what_a_release_holds_is_the_same_in_either_precision(variant, model_for, in_bf16, factors):
+    model = model_for(variant(model={"factors": factors, "layers": 2}))
     half = in_bf16(model)
     assert half.bf16
     assert not model.bf16
     assert torch.equal(half.reference, model.reference)
-    assert all(p.dtype == torch.float32 for _, p in half.trained())
+    for mine, theirs in (
+        (half.initial_adapter(), model.initial_adapter()),
+        (half.fixed(), model.fixed()),
+    ):
+        assert mine.keys() == theirs.keys()
+        for name, array in mine.items():
+            assert array.dtype == np.float32
+            assert np.array_equal(array, theirs[name]), name
+    assert bool(half.fixed()) == (factors == "ffa")
+
+
+def test_in_bf16_products_are_rounded_and_sums_between_layers_are_not(variant, model_for, in_bf16):
+    model = in_bf16(model_for(variant(model={"layers": 2})))
+    kinds = {}
+
+    def note(name):
+        def hook(module, inputs, out):
+            kinds[name] = (inputs[0].dtype, out.dtype)
+
+        return hook
+
+    for name, module in model.bert.named_modules():
+        if isinstance(module, nn.Linear | nn.LayerNorm):
+            module.register_forward_hook(note(name))
+    batch, taps = some(model), []
+    model.text_features(batch.hidden, batch.mask, taps)
+    assert {tap.out.dtype for tap in taps} == {torch.bfloat16}
+    norms = {kind for name, kind in kinds.items() if name.endswith("LayerNorm")}
+    assert norms == {(torch.float32, torch.float32)}
+    dense = {kind[1] for name, kind in kinds.items() if name.endswith("dense")}
+    assert dense == {torch.bfloat16}
+    assert model.bert.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -24,7 +24,7 @@ def fill_grad_samples(
 ) -> tuple[Tensor, ...]:
     """Set `grad_sample` (rows, *shape) of each trained tensor, float32.
 
-    Rows of weight zero get gradients of exactly zero.
+    Rows of weight zero get gradients of exactly zero, unless they repeat a row that is not finite.
 
     Args:
         model: In its current state.

@@ -62,9 +62,9 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
 
     def clip_and_accumulate(self) -> None:
         """Clip each example to the plan's bounds and add it to `summed_grad`, float64."""
-        # MPS has no float64: there the sums are made on the CPU.
+        # MPS has no float64: there the sums are made on the CPU, and converted there.
         params = self.params
-        exact = [p.grad_sample.flatten(1).to(_sums_on(p), torch.float64) for p in params]
+        exact = [p.grad_sample.flatten(1).to(_sums_on(p)).to(torch.float64) for p in params]
         squares = [torch.linalg.vector_norm(row, dim=1).square() for row in exact]
         norms = [torch.stack([squares[i] for i in part]).sum(0).sqrt() for part, _ in self._parts]
         finite = torch.isfinite(norms[0] if len(norms) == 1 else torch.stack(norms).sum(0))
@@ -89,7 +89,7 @@ class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
         if self._plan.private:
             raise PrivacyError("a private step takes per-sample gradients alone")
         for p, grad in zip(self.params, sums, strict=True):
-            total = grad.to(_sums_on(p), torch.float64)
+            total = grad.to(_sums_on(p)).to(torch.float64)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     def pre_step(self, closure: None = None) -> bool:

@@ -3,8 +3,8 @@
 A row's rounding may depend on the shapes that it is computed in. Were they to follow from the other
 rows, adding a user could move the others' clipped gradients, which the sensitivity does not count
 (privacy specification, row 16). So a physical batch always has the rows that are set here, and what
-the data leaves empty is filled up at weight zero. They are powers of two: with six rows of 40
-tokens, a row's last bits were seen to depend on its place in the batch, with four or eight not.
+the data leaves empty is filled up at weight zero. They are powers of two: with five or six rows, a
+row's last bits were seen to depend on its place in the batch, with powers of two never.
 """
 
 import math

@@ -47,6 +47,7 @@ class TwoHolders:
 
 
 def round_of(strategy, number, value, counts):
+    set_identity(7, SERVER_NODE)
     asked = ArrayRecord({"w": Array(np.zeros(1, np.float32))})
     assert list(strategy.configure_train(number, asked, ConfigRecord(), TwoHolders()))
     arrays = ArrayRecord({"w": Array(np.full(1, value, np.float32))})

@@ -297,9 +297,8 @@ def _read_layer(layer: Any, hidden: Tensor, mask: Tensor, taps: list[Tap] | None
     looked = torch.einsum("nhd,hdx->nhx", asked, keys)
     scores = looked @ hidden.transpose(1, 2)
     scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
-    pooled = (
-        scores.softmax(-1, dtype=torch.float32) @ hidden
-    )  # (n, heads, width): the tokens as each head sees them
+    weights = scores.softmax(-1, dtype=torch.float32)
+    pooled = weights @ hidden  # (n, heads, width): the tokens as each head sees them
     value = getattr(own.value, "base_layer", own.value)
     context = torch.einsum("nhx,hdx->nhd", pooled, value.weight.view(heads, size, width))
     if value is not own.value:

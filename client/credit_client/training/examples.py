@@ -165,6 +165,7 @@ class Examples:
             expected: Public expected number of rows of such a call.
         """
         whole, device = self._layers > 1, self.device.type
+        rows = rows[np.argsort(self._bucket[rows], kind="stable")]  # runs of one length copy fast
         lengths = self._bucket[rows] if whole else np.full(len(rows), self._longest)
         for length in sorted(set(lengths.tolist())):
             members = rows[lengths == length]
@@ -195,19 +196,23 @@ class Examples:
 
     def _kept(self, kept: Hidden, rows: NDArray[np.intp], length: int) -> tuple[Tensor, Tensor]:
         """Frozen output (n, length, hidden) float32 and mask (n, length) of some examples."""
-        own, parts = self._bucket[rows], {}
-        for stored in sorted(set(own.tolist())):
-            parts[stored] = kept.rows(stored, self._place[rows[own == stored]])
+        own, places = self._bucket[rows], self._place[rows]
+        ends = [*(np.flatnonzero(np.diff(own)) + 1).tolist(), len(rows)]
+        parts, start = [], 0
+        for end in ends:  # a run of rows that are kept at one length
+            stored = int(own[start])
+            parts.append((start, end, stored, kept.rows(stored, places[start:end])))
+            start = end
+        width = parts[0][3].shape[2]
         if not self._layers:  # [CLS] alone is kept
             length = 1
-        width = next(iter(parts.values())).shape[2]
-        hidden = torch.zeros((len(rows), length, width), dtype=torch.half)
+        hidden = torch.zeros((len(rows), length, width))
         mask = torch.zeros((len(rows), length), dtype=torch.bool)
-        for stored, part in parts.items():
-            members, most = np.flatnonzero(own == stored), min(stored, length)
-            hidden[members, :most] = part
-            mask[members, :most] = kept.masks(stored, self._place[rows[members]])[:, :most]
-        return hidden.to(self.device).float(), mask.to(self.device)
+        for start, end, stored, part in parts:
+            most = min(stored, length)
+            hidden[start:end, :most] = part
+            mask[start:end, :most] = kept.masks(stored, places[start:end])[:, :most]
+        return hidden.to(self.device), mask.to(self.device)
 
 
 def _frozen(model: CreditModel, tokens: Tokens, length: int) -> Iterator[Tensor]:

@@ -182,8 +182,8 @@ def quality_notes(sets: Sequence[Compared], sizes: Sizes) -> list[str]:
                 f"auc_difference, {s.texts.packaged.federation.name} under its own contract: all "
                 f"layers {d.all_layers:.4f}, its own {s.texts.packaged.model.layers} "
                 f"{d.default:.4f}, standard error of the difference {d.error:.4f}; central over "
-                f"{sizes.pooled_users} pooled users, mean scores of {sizes.draws} trainings, LoRA's "
-                "learning rate chosen on a quarter of them. The figure is what the contract's own "
-                "number of layers costs: negative where it is ahead."
+                f"{sizes.pooled_users} pooled users, mean scores of {sizes.draws} trainings; "
+                "LoRA's learning rate is chosen on a quarter of them. The figure is what the "
+                "contract's own number of layers costs: negative where it is ahead."
             )
     return notes

@@ -1,9 +1,8 @@
 """A holder as a Flower ClientApp: trains and counts on messages, answers through the gate."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from flwr.app import Context, Message
@@ -22,7 +21,7 @@ from credit_client.training.randomness import (
     add_noise,
 )
 from credit_common.contract import Contract
-from credit_common.errors import CacheError, PrivacyError, ShardError, WireError
+from credit_common.errors import PrivacyError, ShardError, WireError
 from credit_common.evaluation import count_users
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
@@ -31,7 +30,6 @@ from credit_common.statistics import Counts, count_cells, take_edges
 from credit_common.upload import Encoded, encode
 from credit_common.wire import request_arrays
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -151,12 +149,11 @@ def holder_app(holder: Holder) -> ClientApp:
             kind = holder.contract.training.upload
             return encode(kind, trained, adapter, _fresh(holder.rounding).uniform)
 
-        return holder.gate.send_adapter(message, _charged(compute))
+        return holder.gate.send_adapter(message, compute)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
-        count = _charged(lambda: noised_histogram(holder, message))
-        return holder.gate.send_histogram(message, count)
+        return holder.gate.send_histogram(message, lambda: noised_histogram(holder, message))
 
     if holder.contract.federated_fields:
 
@@ -198,22 +195,6 @@ def noised_statistics(holder: Holder, message: Message) -> Counts:
     sigma = holder.plan.statistics_noise_multiplier
     noise = _fresh(holder.noise)
     return {name: add_noise(cells, sigma, noise) for name, cells in counts.items()}
-
-
-def _charged(compute: Callable[[], T]) -> Callable[[], T]:
-    """`compute`, with a damaged cache as a failure that the gate charges for.
-
-    Which rows are read depends on what was sampled: a refusal for nothing would tell of it.
-    """
-
-    def run() -> T:
-        try:
-            return compute()
-        except CacheError as error:
-            log.error("%s", error)
-            raise RuntimeError("the cache is damaged") from None
-
-    return run
 
 
 def _fresh(source: RandomSource) -> RandomSource:

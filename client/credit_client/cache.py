@@ -12,8 +12,10 @@ import io
 import os
 import re
 import secrets
+import shutil
 import struct
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ if sys.platform != "win32":  # where an open file cannot be deleted anyway
 
 TAG = 16
 """Bytes by which a row grows when it is encrypted."""
+RESERVE = 64 << 20
+"""Bytes of the disk that are left free: the ledger, which must take charges, is on it too."""
 _INTO = hasattr(AESGCM, "decrypt_into")  # newer versions of cryptography; saves a copy
 _NAME = re.compile(r"frozen-[0-9a-f]{16}\.cache")
 
@@ -108,7 +112,11 @@ class CacheFile:
             if (
                 sys.platform != "win32"
             ):  # how others see that it is in use; a killed process lets go
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # another client of the folder looks whether it is held
+                    time.sleep(0.2)
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.close()
             raise CacheError(f"cannot lock the cache {self.path}: {error.strerror}") from None
@@ -117,13 +125,15 @@ class CacheFile:
         """Take room for `rows` rows of `size` bytes each, to be filled in order.
 
         Raises:
-            CacheError: If the disk has no such room; the file is deleted.
+            CacheError: If the disk has no such room beside RESERVE; the file is deleted.
         """
         made = Section(first=self._rows, offset=self._bytes, rows=rows, size=size)
         room = rows * (size + TAG)
         self._rows += rows
         self._bytes += room
         with self._used():
+            if room:
+                self._check_room()
             if room and hasattr(os, "posix_fallocate"):
                 try:
                     os.posix_fallocate(self._file.fileno(), made.offset, room)
@@ -131,6 +141,17 @@ class CacheFile:
                     if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                         raise
         return made
+
+    def _check_room(self) -> None:
+        needed = self._bytes - os.fstat(self._file.fileno()).st_size  # what is not yet on the disk
+        free = shutil.disk_usage(self.path.parent).free
+        if needed + RESERVE > free:
+            self.close()
+            raise CacheError(
+                f"the cache {self.path} needs {needed:,} bytes more; its disk has {free:,} free, "
+                f"of which {RESERVE:,} are left to the ledger; see --cache-limit, or use --cache "
+                "memory"
+            )
 
     def write(self, section: Section, place: int, row: bytes) -> None:
         """Write the next row of the file.
@@ -224,7 +245,7 @@ def remove_left_over(folder: Path, *, refuse_held: bool = False) -> tuple[int, i
 
 def _is_held(path: Path) -> bool:
     if sys.platform != "win32" and path.is_file() and not path.is_symlink():
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # NFS locks for itself alone what is open for writing
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

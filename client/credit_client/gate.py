@@ -24,7 +24,7 @@ from credit_client.ledger import Ledger
 from credit_client.manifest import GREETING, REFUSAL, Manifest
 from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
-from credit_common.errors import CreditError, PrivacyError, WireError
+from credit_common.errors import CacheError, CreditError, PrivacyError, WireError
 from credit_common.events import Event
 from credit_common.privacy import NO_PRIVACY, MechanismPlan
 from credit_common.statistics import Counts, check_statistics, statistics_shapes
@@ -176,8 +176,11 @@ class Gate:
     def _computed(compute: Callable[[], bytes]) -> bytes:
         try:
             return compute()
+        except CacheError as error:  # which rows were read depends on who was sampled
+            log.error("computing an answer failed: %s", error)
+            return FAILED
         except CreditError:
-            raise  # own errors are about the request or a shape, never about what the data says
+            raise  # the others are about the request or a shape, never about what the data says
         except Exception as error:  # may quote data, and may depend on it: its type is all we keep
             log.warning("computing an answer failed: %s", type(error).__name__)
             return FAILED

@@ -1,6 +1,8 @@
+import errno
 import gc
 import os
 import secrets
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from credit_client import cache
-from credit_client.cache import TAG, Cache, CacheFile, remove_left_over
+from credit_client.cache import RESERVE, TAG, Cache, CacheFile, remove_left_over
 from credit_common.errors import CacheError
 
 SIZE = 96
@@ -241,6 +243,65 @@ def test_a_held_file_keeps_the_others_from_being_removed_where_it_is_refused(tmp
     file.close()
 
 
+@pytest.fixture
+def locks(monkeypatch):
+    """Lets a test stand between the cache and the system's locks."""
+    fcntl = pytest.importorskip("fcntl")
+    real = fcntl.flock
+
+    def put(before):
+        def flock(file, how):
+            before(file, how, real)
+            real(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    return put
+
+
+def test_only_a_file_open_for_writing_is_locked_for_oneself_as_nfs_asks(tmp_path, locks):
+    import fcntl
+
+    def nfs(file, how, real):
+        mode = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        if how & fcntl.LOCK_EX and mode == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    locks(nfs)
+    left = tmp_path / f"frozen-{'0' * 16}.cache"
+    left.write_bytes(b"x")
+    file = CacheFile(tmp_path)
+    assert remove_left_over(tmp_path) == (1, 1)
+    assert list(tmp_path.iterdir()) == [file.path]
+    file.close()
+
+
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_a_new_file_outlasts_the_look_of_another_client(tmp_path, locks, monkeypatch, lets_go):
+    import fcntl
+
+    looks = []
+
+    def look(file, how, real):
+        if not looks:
+            (path,) = tmp_path.iterdir()
+            looks.append(path.open("r+b"))
+            real(looks[0], fcntl.LOCK_EX)
+
+    locks(look)
+    monkeypatch.setattr(cache.time, "sleep", lambda seconds: lets_go and looks[0].close())
+    if lets_go:
+        file = CacheFile(tmp_path)
+        with pytest.raises(CacheError, match="in use by a running client"):
+            remove_left_over(tmp_path, refuse_held=True)
+        file.close()
+    else:
+        with pytest.raises(CacheError, match="cannot lock the cache"):
+            CacheFile(tmp_path)
+        looks[0].close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_other_file_of_the_folder_is_removed(tmp_path):
     names = ["shop.key", "frozen-12.cache", "frozen-00000000000000zz.cache", "a.cache"]
     names.append(f"frozen-{'1' * 16}.cache.bak")
@@ -260,14 +321,55 @@ def test_a_folder_that_cannot_hold_a_file_is_told(tmp_path):
         remove_left_over(tmp_path / "absent")
 
 
+@pytest.fixture
+def disk(monkeypatch):
+    """Sets how many bytes of the disk are free."""
+
+    def set_free(free):
+        found = type(shutil.disk_usage("."))(total=free, used=0, free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: found)
+
+    return set_free
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room cannot be reserved here")
-def test_a_full_disk_is_told_before_a_row_is_written_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_told_before_a_row_is_written_and_leaves_nothing(tmp_path, disk):
+    disk(1 << 80)  # as it seems
     file = CacheFile(tmp_path)
     with pytest.raises(CacheError, match="see --cache-limit"):
         file.section(1 << 22, 1 << 40)  # no disk has that
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CacheError, match="closed"):
         file.section(1, SIZE)
+
+
+@pytest.mark.parametrize("allocates", [True, False])
+def test_room_is_left_for_the_ledger_on_the_same_disk(tmp_path, disk, monkeypatch, allocates):
+    if not allocates:  # rows take their room when they are written
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    elif not hasattr(os, "posix_fallocate"):
+        pytest.skip("room cannot be reserved here")
+    row = SIZE + TAG
+    file = CacheFile(tmp_path)
+    disk(RESERVE + 2 * row)
+    file.section(2, SIZE)
+    disk(RESERVE + (3 if allocates else 5) * row)
+    file.section(3, SIZE)
+    free = RESERVE + (4 if allocates else 9) * row - 1
+    disk(free)
+    with pytest.raises(CacheError) as raised:
+        file.section(4, SIZE)
+    needed = (4 if allocates else 9) * row
+    for told in (f"needs {needed:,} bytes", f"{free:,} free", f"{RESERVE:,}", "--cache-limit"):
+        assert told in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_section_without_rows_asks_for_no_room(tmp_path, disk):
+    disk(0)
+    file = CacheFile(tmp_path)
+    file.section(0, SIZE)
+    file.close()
 
 
 def test_settings_are_checked_where_they_are_made(tmp_path):

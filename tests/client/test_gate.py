@@ -9,7 +9,7 @@ from credit_client.gate import Gate
 from credit_client.ledger import Ledger
 from credit_common import wire
 from credit_common.accountant import epsilon
-from credit_common.errors import PrivacyError, WireError
+from credit_common.errors import CacheError, PrivacyError, WireError
 from credit_common.privacy import mechanism_plan
 
 SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
@@ -160,7 +160,7 @@ def raising(error):
 
 
 def test_a_request_that_is_wrong_in_itself_charges_nothing_and_may_come_again(gate, ledger):
-    """Own errors are raised before data is read."""
+    """Own errors, but those of the cache, are raised before data is read."""
     assert plain(gate.send_adapter(request(), raising(WireError))) == REFUSAL
     assert spent(ledger) == []
     assert plain(gate.send_adapter(request(), Compute())) != REFUSAL
@@ -175,6 +175,19 @@ def test_where_computing_fails_it_is_charged_and_refused_for_ever(gate, ledger, 
     train = Compute()
     assert plain(gate.send_adapter(request(), train)) == REFUSAL
     assert (train.calls, len(spent(ledger))) == (0, 1)
+
+
+@pytest.mark.parametrize("send", ["send_adapter", "send_histogram", "send_statistics"])
+def test_a_cache_that_fails_is_charged_and_refused_for_ever(variant, ledger, caplog, send):
+    """Which rows are read from it depends on who was sampled."""
+    asking = variant(edges="federated")
+    gate = Gate(asking, mechanism_plan(asking, "small"), ledger, SCHEMA)
+    compute = Compute(lambda call: raising(CacheError)())
+    for _ in range(2):
+        assert plain(getattr(gate, send)(request(), compute)) == REFUSAL
+        assert (compute.calls, len(spent(ledger))) == (1, 1)
+    (told,) = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert told.endswith("anything")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

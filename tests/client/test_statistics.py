@@ -13,7 +13,7 @@ from credit_client.ledger import Ledger
 from credit_client.training.examples import Examples
 from credit_common import wire
 from credit_common.accountant import epsilon
-from credit_common.errors import CreditError
+from credit_common.errors import CacheError, CreditError
 from credit_common.privacy import mechanism_plan
 from credit_common.record import Record
 from credit_common.statistics import count_cells, edge_arrays, statistics_shapes
@@ -337,6 +337,19 @@ def test_no_users_value_is_in_what_a_failing_count_says(opened, monkeypatch, cap
     reply = answer(opened(), request({}, kind="query"))
     assert reply.has_error()
     assert "Jane" not in str(reply.error) + caplog.text
+
+
+def test_a_cache_that_fails_while_users_are_counted_is_charged(opened):
+    class Lost:
+        def __iter__(self):
+            raise CacheError("the cache is cut short")
+
+    ledger = Ledger.in_memory()
+    holder = opened(ledger=ledger)
+    holder.train.records = Lost()
+    for _ in range(2):
+        assert answer(holder, request({}, kind="query")).has_error()
+        assert charges(ledger) == [("train", "field_histograms")]
 
 
 def test_a_ledger_without_room_for_the_statistics_refuses_before_counting(

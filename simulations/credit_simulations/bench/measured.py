@@ -48,27 +48,35 @@ def show(measured: Measured, style: str) -> None:
 
 
 def _markdown(measured: Measured) -> None:
-    columns = list(measured.rows[0]) if measured.rows else []
+    columns = _columns(measured)
     print(f"| {' | '.join(columns)} |")
     print("|" + "|".join("---" if _is_text(measured, c) else "---:" for c in columns) + "|")
     for row in measured.rows:
         print(f"| {' | '.join(_cell(row[c]) for c in columns)} |")
-    print(f"\n{'; '.join(f'{name} {_cell(value)}' for name, value in measured.figures.items())}")
+    found = {name: value for name, value in measured.figures.items() if value is not None}
+    print(f"\n{'; '.join(f'{name} {_cell(value)}' for name, value in found.items())}")
     print(f"\n{' '.join(measured.notes)}\n\n`{measured.command}`")
 
 
 def _table(measured: Measured) -> None:
     table = Table(title=measured.title)
-    for column in measured.rows[0] if measured.rows else ():
+    columns = _columns(measured)
+    for column in columns:
         table.add_column(column, justify="left" if _is_text(measured, column) else "right")
     for row in measured.rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(row[column]) for column in columns))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for name, value in measured.figures.items():
         print(f"{name:24} {_cell(value) or 'not measured'}")
     for note in measured.notes:
         print(note)
     print(measured.command)
+
+
+def _columns(measured: Measured) -> list[str]:
+    """The columns in which anything was measured."""
+    every = list(measured.rows[0]) if measured.rows else []
+    return [name for name in every if any(row[name] is not None for row in measured.rows)]
 
 
 def _is_text(measured: Measured, column: str) -> bool:

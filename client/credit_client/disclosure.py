@@ -1,8 +1,10 @@
 """What a contract makes a holder send, and what that spends: all that `--check` says of it.
 
-Computed from public facts and the ledger alone, without the model and before anything is sent.
+Computed from public facts and the ledger alone, before anything is sent; of the backbone no more
+than its configuration is read.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -12,13 +14,14 @@ from credit_client.balance import ACCOUNTS, History
 from credit_client.chain import Entry
 from credit_client.ledger import Ledger
 from credit_common.accountant import epsilon, epsilon_replace_one
+from credit_common.backbone import width_of
 from credit_common.contract import Contract
 from credit_common.events import Event
 from credit_common.privacy import MechanismPlan
 from credit_common.sections import Upload
 from credit_common.statistics import statistics_shapes
 from credit_common.text import wide_width
-from credit_common.upload import upload_bytes
+from credit_common.upload import Shapes, upload_bytes
 
 NEVER_SENT = (
     "rows, columns and texts of the shard",
@@ -54,7 +57,7 @@ class Sending:
         when: When it is sent; `times` is how often by the contract's schedule, None without one.
         contains: All that it carries.
         protection: What hides a user's part in it.
-        bytes: Size of the numbers in it; None where it is not known without the model.
+        bytes: Size of the numbers in it; None where the backbone's width is not known.
     """
 
     what: str
@@ -96,14 +99,8 @@ class Outlook:
     statistics: int = 0
 
 
-def sendings(
-    contract: Contract, plan: MechanismPlan, adapter_bytes: int | None
-) -> tuple[Sending, ...]:
-    """Every kind of message that leaves a holder, in the order in which they begin.
-
-    Args:
-        adapter_bytes: Size of an adapter's arrays, from whoever has the model at hand.
-    """
+def sendings(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
+    """Every kind of message that leaves a holder, in the order in which they begin."""
     bins, every = contract.evaluation.bins, contract.evaluation.every
     step = counts = "NONE: without noise it can tell about single users"
     if plan.private:
@@ -118,8 +115,7 @@ def sendings(
             f"sigma = {plan.evaluation_noise_multiplier:g} users is added to every cell"
         )
     counted = _statistics(contract, plan)
-    if contract.model.train == ("wide",):
-        adapter_bytes = _wide_bytes(contract)
+    shapes = _adapter_shapes(contract)
     encoding = _ENCODINGS[contract.training.upload]
     return (
         _bare("certificate", "on connecting", "federation, name, node id, size class, public key"),
@@ -132,7 +128,7 @@ def sendings(
             times=plan.rounds,
             contains=(REQUEST_ID, HEAD, *_groups(contract), *encoding),
             protection=step,
-            bytes=adapter_bytes,
+            bytes=None if shapes is None else upload_bytes(contract.training.upload, shapes),
         ),
         Sending(
             what="evaluation answer",
@@ -270,6 +266,29 @@ def _statistics(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
             bytes=8 * cells,
         ),
     )
+
+
+def _adapter_shapes(contract: Contract) -> Shapes | None:
+    """Shapes of an adapter's arrays; its layers are numbered from 0, whatever the backbone's depth.
+
+    None where the backbone's width is not known.
+    """
+    model, outputs = contract.model, contract.task.outputs
+    width = width_of(model) if model.reads_text else 0
+    if width is None:
+        return None
+    shapes: dict[str, tuple[int, ...]] = {}
+    if "lora" in model.train:
+        for where in itertools.product(range(model.layers), sorted(set(model.targets))):
+            name = "lora.{}.{}".format(*where)
+            shapes[f"{name}.B"] = (width, model.rank)
+            if model.factors != "ffa":
+                shapes[f"{name}.A"] = (model.rank, width)
+    if "head" in model.train:
+        shapes |= {"head.weight": (outputs, width), "head.bias": (outputs,)}
+    if "wide" in model.train:
+        shapes["wide.weight"] = (outputs, wide_width(contract))
+    return shapes
 
 
 def _wide_bytes(contract: Contract) -> int:

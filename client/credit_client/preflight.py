@@ -97,7 +97,6 @@ def inspect(
     size_class: str,
     ledger: Ledger | None,
     mapping: ShardMapping | None = None,
-    adapter_bytes: int | None = None,
     max_epsilon: float | None = None,
     max_delta: float | None = None,
     allow_no_privacy: bool = False,
@@ -106,7 +105,6 @@ def inspect(
 
     Args:
         ledger: None where the holder has none yet.
-        adapter_bytes: Size of an adapter's arrays, from whoever has the model at hand.
         max_epsilon, max_delta, allow_no_privacy: The holder's floors, as the client would get them.
 
     Returns:
@@ -147,7 +145,7 @@ def inspect(
         label_column=mapping.column(contract.task.label),
         fields=sources(contract, mapping),
         local_only=counts,
-        sends=sendings(contract, plan, adapter_bytes),
+        sends=sendings(contract, plan),
         schedule=schedule,
         replace_one=replace_one,
         ledger=outlook,

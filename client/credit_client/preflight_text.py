@@ -136,8 +136,8 @@ def _sent(preflight: Preflight) -> Iterator[str]:
     heads = ("<message", "<when", ">times", ">bytes", "<all that is in it")
     yield from table(heads, (17, 15, 6, 9, 43), rows)
     yield from paragraph(
-        "times: by the contract's schedule. bytes: of the numbers in one message (?: the model "
-        "tells, which was not loaded); their names and shapes come on top."
+        "times: by the contract's schedule. bytes: of the numbers in one message (?: the "
+        "backbone's width tells, which is not known here); their names and shapes come on top."
     )
     for sending in preflight.sends:
         if sending.times is not None:

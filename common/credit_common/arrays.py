@@ -22,6 +22,10 @@ from credit_common.errors import WireError
 
 SENT = ("float32", "int8", "uint16")
 """Types of the arrays that cross the wire."""
+MOST_AXES = 8
+"""Axes of an array that is taken without NumPy's parser; the largest of this project has 2."""
+_HEADER_BYTES = 320
+"""Where a header of so many axes has its shape."""
 _PARSING = threading.Lock()
 _STYPE = "numpy.ndarray"
 """Flower's word for the format."""
@@ -48,8 +52,7 @@ def from_array(name: str, array: Array, types: Sequence[str] = ("float32",)) -> 
             record's own word for type and shape proves nothing: what counts is what the bytes say.
     """
     data, shape, dtype = array.data, array.shape, array.dtype
-    whole = all(type(size) is int and size >= 0 for size in shape)
-    if array.stype == _STYPE and whole and dtype in types and dtype in SENT:
+    if array.stype == _STYPE and dtype in types and dtype in SENT and _tells(data, shape):
         header = _header(dtype, tuple(shape))
         size = np.dtype(dtype).itemsize * math.prod(shape)
         if len(data) == len(header) + size and data.startswith(header):
@@ -58,12 +61,24 @@ def from_array(name: str, array: Array, types: Sequence[str] = ("float32",)) -> 
     try:
         with _PARSING:
             values = array.numpy()
-    except (ValueError, TypeError, EOFError, OSError, MemoryError):
+    except Exception:  # of many kinds, from sizes that overflow to what is no Python at all
         raise WireError(f"array {name}: its bytes are not an array in NumPy's format") from None
     known = isinstance(values, np.ndarray) and values.dtype.isnative
     if not known or values.dtype.name not in types:
         raise WireError(f"array {name}: must be {' or '.join(types)}")
     return values
+
+
+def _tells(data: bytes, shape: Sequence[int]) -> bool:
+    """Whether a file is large enough for this shape and its own header tells it.
+
+    Headers are made and kept for such shapes alone: any other is as large, or of as many axes, as
+    whoever sent it likes. Empty arrays are not among them, so that no size is beyond the file's.
+    """
+    if len(shape) > MOST_AXES or not all(type(n) is int and 0 < n <= len(data) for n in shape):
+        return False
+    told = f"'shape': {tuple(shape)}, ".encode()
+    return math.prod(shape) <= len(data) and data.find(told, 0, _HEADER_BYTES) >= 0
 
 
 @functools.lru_cache(maxsize=256)

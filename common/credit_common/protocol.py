@@ -16,9 +16,8 @@ from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import LinkError, WireError
 from credit_common.heads import Head, head_from_json
-from credit_common.sections import Upload
 from credit_common.statistics import check_statistics, edge_arrays, statistics_shapes
-from credit_common.upload import blank_upload, check_types
+from credit_common.upload import blank_upload
 from credit_common.wire import (
     ARRAYS,
     CONFIG,
@@ -36,7 +35,6 @@ from credit_common.wire import (
     request_round,
     set_message_id,
     statistics_reply,
-    unpack,
     unpack_adapter,
     unpack_histogram,
     unpack_statistics,
@@ -172,9 +170,10 @@ def from_reply(
     weight: float,
     shape: tuple[int, int],
     statistics: Mapping[str, tuple[int, ...]] | None = None,
-    upload: Upload = "float32",
 ) -> Message:
     """A reply as the coordinator's ServerApp takes it.
+
+    An adapter's arrays are not looked at: `credit_common.upload.check_upload` does that.
 
     Args:
         request: What it answers.
@@ -182,7 +181,6 @@ def from_reply(
         weight: Public weight of the holder's size class.
         shape: A histogram's, (2, bins).
         statistics: Names and shapes of the arrays of statistics, if the contract has any.
-        upload: How the contract has adapters sent.
 
     Raises:
         WireError: If it is not what the request asked for.
@@ -194,7 +192,6 @@ def from_reply(
     if outcome != asked:
         raise WireError(f"reply has {outcome or 'nothing'}, the request asked for {asked}")
     if outcome == "adapter":
-        check_types(upload, unpack(reply.adapter))
         return adapter_reply(request, reply.adapter, weight)
     if outcome == "statistics":
         check_statistics(statistics or {}, unpack_statistics(reply.statistics))

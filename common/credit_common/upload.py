@@ -118,7 +118,7 @@ def check_upload(kind: Upload, shapes: Shapes, arrays: Mapping[str, NDArray[Any]
 
     Raises:
         WireError: Naming the array and what is wrong with it: missing or unknown, of another type
-            or shape, not finite, a negative scale, or a change beyond `LARGEST`.
+            or shape, not finite, a negative scale, an int8 of -128, or a change beyond `LARGEST`.
     """
     schema = upload_schema(kind, shapes)
     if set(arrays) != set(schema):
@@ -135,20 +135,11 @@ def check_upload(kind: Upload, shapes: Shapes, arrays: Mapping[str, NDArray[Any]
     for name in shapes if kind != "float32" else ():
         if kind == "int8" and (arrays[name + SCALE] < 0).any():
             raise WireError(f"adapter array {name}{SCALE}: has a negative scale")
+        if kind == "int8" and (arrays[name] < -STEPS).any():
+            raise WireError(f"adapter array {name}: has numbers below {-STEPS}")
         # As it is written, nan is refused too. Twice: the writer rounds its scales up.
         if not (np.abs(_change(kind, name, arrays)) <= 2 * LARGEST).all():
             raise WireError(f"adapter array {name}: has changes that are too large, or no numbers")
-
-
-def check_types(kind: Upload, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse arrays of a type that an upload never has.
-
-    Raises:
-        WireError: Naming the array.
-    """
-    for name, array in arrays.items():
-        if array.dtype not in DTYPES[kind]:
-            raise WireError(f"array {name}: must be {' or '.join(DTYPES[kind])}")
 
 
 def _change(kind: Upload, name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -177,7 +168,8 @@ def _rounded(
     scale = np.where(low, np.nextafter(scale, np.float32(np.inf)), scale)
     steps = change / np.where(scale > 0, scale, 1).astype(np.float64)
     draws = uniform(change.size).reshape(change.shape)
-    return np.floor(steps + draws).astype(np.int8), scale.ravel()
+    # 127 and the largest draw below 1 are 128 in float64.
+    return np.minimum(np.floor(steps + draws), STEPS).astype(np.int8), scale.ravel()
 
 
 def _axis(shape: tuple[int, ...]) -> int:

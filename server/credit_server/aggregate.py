@@ -56,12 +56,14 @@ class RoundReport:
 class CreditFedAvg(FedAvg):
     """FedAvg over all holders of a round, weighted by their public size classes.
 
-    Replies are taken one by one as they arrive and are not kept, so that the coordinator's memory
-    does not grow with the holders; the sums have the same bits whatever the order (see `mean`). An
-    answer with arrays that were not asked for, or numbers beyond what can be summed, does not
-    count. A round with fewer answers than the contract's minimum ends the run with an error. An
-    exponential average of the global adapter is kept, which is what is evaluated and released
-    (post-processing, so it costs no privacy); federated edges go out beside it.
+    Replies are taken one by one as they arrive and are not kept, so that the memory of the sums
+    does not grow with the holders; they have the same bits whatever the order (see `mean`). What a
+    grid keeps of a round is its own affair: `GrpcGrid` has a packed copy of the request for each
+    holder that has not answered. An answer with arrays that were not asked for, or numbers beyond
+    what can be summed, does not count. A round with fewer answers than the contract's minimum ends
+    the run with an error. An exponential average of the global adapter is kept, which is what is
+    evaluated and released (post-processing, so it costs no privacy); federated edges go out beside
+    it.
     """
 
     def __init__(

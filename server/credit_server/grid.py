@@ -68,6 +68,31 @@ class _Open:
     task: pb.Task
 
 
+class _Answers(Iterator[Message]):
+    """Answers as they arrive, and what is to be done once no more of them are wanted.
+
+    A generator's `finally` would not do: one that was never started does not run it, and holders
+    would go on to answer, and to pay for, a round that nobody reads.
+    """
+
+    def __init__(self, arriving: Iterator[Message], end: Callable[[], None]) -> None:
+        self._arriving, self._end = arriving, end
+
+    def __next__(self) -> Message:
+        try:
+            return next(self._arriving)
+        except BaseException:  # the last answer is past, or the wait was interrupted
+            self._end()
+            raise
+
+    def close(self) -> None:
+        """No more answers are wanted."""
+        self._end()
+
+    def __del__(self) -> None:
+        self._end()
+
+
 class OwnGrid(Grid):
     """What Flower's Grid has to have and every grid of this project does alike."""
 
@@ -179,19 +204,26 @@ class GrpcGrid(OwnGrid):
             return self._here()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Hand requests to their holders' streams; returns the requests' ids."""
-        ids = []
+        """Hand requests to their holders' streams; returns the requests' ids.
+
+        All are packed first: where one cannot be, none is handed out.
+        """
+        packed = {}
         for message in messages:
             message_id = f"{self._prefix}-{next(self._count)}"
             set_message_id(message, message_id)
-            task = pb.Task(request=to_request(message))
-            with self._changed:
-                self._open[message_id] = _Open(message=message, task=task)
-                seat = self._seats.get(message.metadata.dst_node_id)
-                if seat and seat.deliver:
-                    seat.deliver(task)
-            ids.append(message_id)
-        return ids
+            packed[message_id] = _Open(message=message, task=pb.Task(request=to_request(message)))
+        with self._changed:
+            self._open.update(packed)
+            try:
+                for request in packed.values():
+                    seat = self._seats.get(request.message.metadata.dst_node_id)
+                    if seat and seat.deliver:
+                        seat.deliver(request.task)
+            except BaseException:  # whatever it is: nobody learns the ids, so nobody reads answers
+                self._take_back(packed)
+                raise
+        return list(packed)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are there to the messages with these ids; each is pulled once."""
@@ -204,38 +236,40 @@ class GrpcGrid(OwnGrid):
         """Push now; wait for the answers as they are iterated over, each handed on as it arrives.
 
         Iteration ends with the last answer, or when the waits have ended; later answers no longer
-        count. `timeout` can only shorten the contract's `answer_seconds`: Flower's strategies give
-        one of their own.
+        count, nor do any once the iterator is closed or dropped. `timeout` can only shorten the
+        contract's `answer_seconds`: Flower's strategies give one of their own.
         """
         ids = list(self.push_messages(messages))
         longest = self._contract.federation.answer_seconds
         deadline = time.monotonic() + (longest if timeout is None else min(timeout, longest))
-        return self._as_they_arrive(ids, deadline)
+        return _Answers(self._as_they_arrive(ids, deadline), lambda: self._take_back(ids))
 
     def _as_they_arrive(self, ids: list[str], deadline: float) -> Iterator[Message]:
         waiting = set(ids)
-        try:
-            while waiting:
-                with self._changed:
-                    arrived = [i for i in self._replies if i in waiting]
-                    while not arrived and (left := self._patience(waiting, deadline)):
-                        self._changed.wait(left)
-                        arrived = [i for i in self._replies if i in waiting]
-                if not arrived:
-                    return
-                waiting.difference_update(arrived)
-                for message_id in arrived:
-                    with self._changed:
-                        reply = self._replies.pop(message_id, None)
-                    if reply is not None:
-                        yield reply
-                        del reply  # the aggregation has it; nothing is kept here
-        finally:
+        while waiting:
             with self._changed:
-                for unread in ids:  # of a round that was given up
-                    self._replies.pop(unread, None)
-                for late in [i for i in ids if i in self._open]:
-                    seat = self._seats.get(self._open.pop(late).message.metadata.dst_node_id)
+                arrived = [i for i in self._replies if i in waiting]
+                while not arrived and (left := self._patience(waiting, deadline)):
+                    self._changed.wait(left)
+                    arrived = [i for i in self._replies if i in waiting]
+            if not arrived:
+                return
+            waiting.difference_update(arrived)
+            for message_id in arrived:
+                with self._changed:
+                    reply = self._replies.pop(message_id, None)
+                if reply is not None:
+                    yield reply
+                    del reply  # the aggregation has it; nothing is kept here
+
+    def _take_back(self, ids: Iterable[str]) -> None:
+        """Forget what is unanswered or unread of these requests; a second time does nothing."""
+        with self._changed:
+            for message_id in ids:
+                self._replies.pop(message_id, None)
+                late = self._open.pop(message_id, None)
+                if late is not None:
+                    seat = self._seats.get(late.message.metadata.dst_node_id)
                     log.warning("no answer of %s in time", seat.name if seat else "a holder")
 
     def finish(self, finished: pb.Finished) -> None:
@@ -267,7 +301,7 @@ class GrpcGrid(OwnGrid):
             if seat.deliver:
                 seat.deliver(None)
             seat.deliver, seat.since = deliver, time.monotonic()
-            for waiting in self._open.values():
+            for waiting in list(self._open.values()):  # a dropped round may end meanwhile
                 if waiting.message.metadata.dst_node_id == node_id:
                     deliver(waiting.task)
             if self._end:
@@ -334,7 +368,7 @@ class GrpcGrid(OwnGrid):
                 check_upload(upload, self._schema, unpack(reply.adapter))
             counted = statistics_shapes(self._contract)
             weight = plan.expected_batch_size
-            return from_reply(request, reply, weight, shape, counted, upload)
+            return from_reply(request, reply, weight, shape, counted)
         except CreditError as error:  # may quote names that the holder chose
             said = "".join(c for c in str(error)[:SHOWN] if c.isprintable())
             log.warning("the answer of %s is not used: %s", seat.name, said)

@@ -73,18 +73,13 @@ class WeightedMean:
     """The mean of named arrays by weight; of each holder's arrays nothing is kept.
 
     Args:
-        shapes: Name -> shape of what is averaged; None takes those of the first arrays.
+        shapes: Name -> shape of what is averaged.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        if shapes:
-            self._begin(shapes)
-
-    @property
-    def count(self) -> int:
-        """How many sets of arrays were added."""
-        return self._sum.terms if self._shapes else 0
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._shapes = {name: tuple(shapes[name]) for name in sorted(shapes)}
+        self._size = sum(int(np.prod(shape)) for shape in shapes.values())
+        self._sum = ExactSum(self._size + 1)
 
     def add(self, arrays: Mapping[str, NDArray[Any]], weight: float) -> None:
         """Add a set of arrays; nothing is added where it is refused.
@@ -93,10 +88,7 @@ class WeightedMean:
             WireError: If names or shapes are others than the mean's, the weight is not positive,
                 or a number times the weight is not finite or not within `BOUND`.
         """
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if not self._shapes:
-            self._begin(shapes)
-        if shapes != self._shapes:
+        if {name: array.shape for name, array in arrays.items()} != self._shapes:
             raise WireError("it has arrays of other names or shapes than it was asked for")
         if not weight > 0:
             raise WireError("its weight is not positive")
@@ -120,8 +112,3 @@ class WeightedMean:
             mean[name] = flat[start : start + size].reshape(shape).copy()
             start += size
         return mean
-
-    def _begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._shapes = {name: tuple(shapes[name]) for name in sorted(shapes)}
-        self._size = sum(int(np.prod(shape)) for shape in shapes.values())
-        self._sum = ExactSum(self._size + 1)

@@ -23,9 +23,9 @@ def plan(contract):
     return mechanism_plan(contract, "small")
 
 
-def of(contract, adapter_bytes=None):
+def of(contract):
     plan = mechanism_plan(contract, "small")
-    return {sending.what: sending for sending in sendings(contract, plan, adapter_bytes)}
+    return {sending.what: sending for sending in sendings(contract, plan)}
 
 
 # What leaves
@@ -54,10 +54,19 @@ def test_the_arrays_that_are_told_are_those_of_the_models_schema(
         assert f" {contract.task.outputs} x {wide_width(contract)} " in str(of(contract))
 
 
-def test_the_wide_part_alone_has_an_exact_size_without_the_model(variant, model_for):
-    contract = variant(model={"train": ("wide",)})
-    adapter = model_for(contract).initial_adapter()
-    assert of(contract)["training answer"].bytes == sum(a.nbytes for a in adapter.values())
+@pytest.mark.parametrize("upload", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+@pytest.mark.parametrize(
+    "model",
+    [{}, {"factors": "ffa", "layers": 2}, {"targets": ("value",), "train": ("lora", "head")},
+     {"train": ("head", "wide")}, {"train": ("wide",)}, {"rank": 3}],
+)  # fmt: skip
+def test_a_training_answer_has_the_size_of_the_models_upload(
+    variant, model_for, task, kind, model, upload
+):
+    contract = variant(model=model, task=task[kind], training={"upload": upload})
+    sent = blank_upload(upload, model_for(contract).schema())
+    assert of(contract)["training answer"].bytes == sum(a.nbytes for a in sent.values())
 
 
 @pytest.mark.parametrize("upload", ["bfloat16", "int8"])
@@ -74,9 +83,11 @@ def test_rounded_changes_are_told_as_such_with_their_own_size(variant, model_for
     assert "rounded" not in str(plain)
 
 
-def test_other_adapters_have_the_size_that_the_caller_knows(contract):
-    assert of(contract)["training answer"].bytes is None
-    assert of(contract, 51_234)["training answer"].bytes == 51_234
+def test_a_hubs_backbone_leaves_the_size_open(variant):
+    hub = {"backbone": "someone/bert-on-a-hub", "backbone_sha256": "0" * 64}
+    assert of(variant(model=hub))["training answer"].bytes is None
+    wide = of(variant(model={**hub, "train": ("wide",)}))["training answer"]
+    assert wide.bytes > 0  # no text is read
 
 
 def test_an_evaluation_answer_has_the_size_of_its_counts(contract):

@@ -159,18 +159,22 @@ def test_refusals_and_remarks_stand_at_the_top(look):
     assert lines_of(page(look()), "RESULT")[0].strip() == "This client would take part."
 
 
-def test_every_message_and_its_protection_are_told(look):
+def test_every_message_and_its_protection_are_told(contract, look):
     found = look()
     told = flat(page(found))
     for sending in found.sends:
         assert sending.what in told
         if sending.times is not None:
             assert f"Protection of each {sending.what}: {sending.protection}." in told
-    rows = lines_of(page(look(adapter_bytes=51_234)), "ALL THAT LEAVES")
+    rows = lines_of(page(found), "ALL THAT LEAVES")
     (row,) = [row for row in rows if row.strip().startswith("training answer")]
-    assert row.split()[4:6] == [str(found.plan.rounds), "51,234"]
+    sizes = [sending.bytes for sending in found.sends if sending.what == "training answer"]
+    assert row.split()[4:6] == [str(found.plan.rounds), f"{sizes[0]:,}"]
+    hub = {"backbone": "someone/bert-on-a-hub", "backbone_sha256": "0" * 64}
+    model = dataclasses.replace(contract.model, **hub)
+    elsewhere = look(dataclasses.replace(contract, model=model))
     assert "?" in next(
-        row for row in lines_of(page(found), "ALL THAT LEAVES") if "each round" in row
+        row for row in lines_of(page(elsewhere), "ALL THAT LEAVES") if "each round" in row
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as shapes
 
+from credit_common import arrays
 from credit_common.arrays import from_array, to_array
 from credit_common.errors import WireError
 
@@ -76,6 +77,51 @@ def test_what_the_bytes_say_counts(data, shape):
 def test_a_file_that_ends_early_is_refused(shape, cut):
     with pytest.raises(WireError, match="array a: its bytes are not"):
         from_array("a", as_told(file_of(FLOATS)[:-cut], shape))
+
+
+def file_that_says(shape):
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x02\x00" + len(head).to_bytes(4, "little") + head + FLOATS.tobytes()
+
+
+ODD = {
+    "many axes": (1,) * 40_000,
+    "one axis more than an array can have": (1,) * 65,
+    "more digits than Python prints": (10**5000,),
+    "beyond int64": (2**70,),
+    "beyond int64, empty": (0, 2**70),
+    "beyond the address space, empty": (0, 2**62),
+    "a product beyond int64, empty": (0, *[400] * 9),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_shape_of_any_size_is_refused_as_an_array(odd):
+    shape = ODD[odd]
+    told = f"({', '.join('9' * 5001 if n > 2**90 else str(n) for n in shape)},)"
+    for data in (file_that_says(told), file_that_says(told)[: -FLOATS.nbytes]):
+        with pytest.raises(WireError, match="array a: its bytes are not"):
+            from_array("a", as_told(data, shape))
+    with pytest.raises(WireError, match="array a: its bytes are not"):
+        from_array("a", as_told(b"", shape))
+
+
+@pytest.mark.parametrize("told", ["(" * 3000, "('a',)", "(-6,)", "[6]", "6", "(6,) + ()"])
+def test_a_header_that_is_no_shape_is_refused(told):
+    with pytest.raises(WireError, match="array a: its bytes are not"):
+        from_array("a", as_told(file_that_says(told), (6,)))
+
+
+def test_shapes_that_are_only_told_are_not_kept():
+    data = file_of(FLOATS)
+    from_array("a", as_told(data, (2, 3)))
+    before = arrays._header.cache_info()
+    for n in range(1, 50):
+        for shape in ((n,), (0, n), (1,) * n, (n, 2**40), (n, 1), (3, 2, n)):
+            np.testing.assert_array_equal(from_array("a", as_told(data, shape)), FLOATS)
+    assert arrays._header.cache_info() == before
+    from_array("a", as_told(data, (2, 3)))
+    assert arrays._header.cache_info().hits == before.hits + 1  # one that comes is kept
 
 
 @given(st.binary(max_size=200), shapes.array_shapes(min_dims=0, max_dims=2))

@@ -179,14 +179,11 @@ def test_the_ledger_keeps_the_very_bytes_of_an_upload_and_so_gets_smaller(contra
     assert first == again
     assert first.adapter == kept
     assert len(kept) <= 200 + 3200 * {"float32": 4, "bfloat16": 2, "int8": 1}[upload]
-    back = protocol.from_reply(asked, first, 1.0, SHAPE, upload=upload)
+    back = protocol.from_reply(asked, first, 1.0, SHAPE)
     arrays = wire.uploaded(back.content[wire.ARRAYS])
     assert wire.pack(arrays) == kept
     after = decode(upload, arrays, base)["w"]
     assert 0.9 < after.std() < 1.1
-    if upload != "float32":
-        with pytest.raises(WireError, match="must be float32"):
-            protocol.from_reply(asked, first, 1.0, SHAPE)
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
@@ -341,10 +338,8 @@ def test_the_largest_arrays_are_those_of_an_adapter_with_edges_or_of_statistics(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "bool"])
-def test_an_adapter_is_float32_both_ways(dtype):
+def test_an_adapter_that_is_asked_to_be_trained_is_float32(dtype):
     payload = wire.pack({"a": np.ones(3, dtype)})
-    with pytest.raises(WireError, match="array a: must be float32"):
-        protocol.from_reply(message(), pb.Reply(message_id="m1", adapter=payload), 1.0, SHAPE)
     request = pb.Request(message_id="m1", kind=pb.TRAIN, round=1, arrays=payload)
     with pytest.raises(WireError, match="array a: must be float32"):
         protocol.from_request(request, 5)

@@ -133,6 +133,18 @@ def test_int8_rounds_without_bias() -> None:
     assert np.abs(found).max() > 2 * bound  # rounding to the nearest would be caught
 
 
+@pytest.mark.parametrize("draw", [2.0**-53, 0.5, 1 - 2.0**-53])
+@pytest.mark.parametrize("largest", [127.0, 1.0, 1e-30])
+def test_no_draw_takes_a_change_beyond_the_largest_step(draw: float, largest: float) -> None:
+    change = np.array([[largest, -largest, 0.0]], np.float32)
+    base = {"w": np.zeros_like(change)}
+    sent = encode("int8", {"w": change}, base, lambda n: np.full(n, draw))
+    assert sent["w"][0, 0] in (126, 127)
+    assert sent["w"][0, 1] in (-127, -126)
+    back = decode("int8", sent, base)["w"]
+    assert np.abs(back - change).max() <= largest / 126
+
+
 def test_int8_is_repeated_by_the_same_draws_alone() -> None:
     base = adapter(0)
     after = trained(base)
@@ -198,6 +210,7 @@ MALFORMED: dict[str, tuple[Upload, dict[str, Any], str]] = {
     "int8: negative": ("int8", {Q + SCALE: np.full(4, -1, np.float32)}, "negative"),
     "int8: huge": ("int8", {Q + SCALE: np.full(4, 1e30, np.float32)}, "too large"),
     "int8: the largest": ("int8", {Q + SCALE: np.full(4, MOST, np.float32)}, "too large"),
+    "int8: -128": ("int8", {Q: np.full((4, 32), -128, np.int8)}, "numbers below -127"),
     "int8: more": ("int8", {"users": np.ones(1, np.float32)}, "not in the schema"),
     "bfloat16: the adapter itself": ("bfloat16", {Q: np.ones((4, 32), np.float32)}, "uint16"),
     "bfloat16: signed": ("bfloat16", {Q: np.ones((4, 32), np.int16)}, "must be uint16"),

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from credit_common import federation_pb2 as pb
 from credit_common import wire
-from credit_common.errors import LinkError
+from credit_common.errors import LinkError, WireError
 from credit_common.statistics import statistics_shapes
 from credit_server.grid import GrpcGrid
 
@@ -333,6 +333,10 @@ UPLOADS = {
     "int8, no scales": ("int8", EIGHT, False),
     "int8, float32 instead": ("int8", arrays(), False),
     "int8, bfloat16 instead": ("int8", HALF, False),
+    "int8, float64 instead": ("int8", {**EIGHT, **SCALES, "w": np.ones(3)}, False),
+    "int8, -128": ("int8", {**EIGHT, **SCALES, "w": np.full(3, -128, np.int8)}, False),
+    "bfloat16, float16 instead": ("bfloat16", {**HALF, "w": np.ones(3, np.float16)}, False),
+    "float32, bool instead": ("float32", {**arrays(), "w": np.ones(3, np.bool_)}, False),
     "int8, another shape": ("int8", {**EIGHT, **SCALES, "w": np.ones(4, np.int8)}, False),
     "bfloat16": ("bfloat16", HALF, True),
     "bfloat16, nan": ("bfloat16", {**HALF, "w": np.full(3, 0x7FFF, np.uint16)}, False),
@@ -354,6 +358,14 @@ def test_an_upload_counts_in_the_contracts_encoding_alone(with_waits, what):
     assert holder.answer(adapter=wire.pack(sent))
     (reply,) = grid.pull_messages(ids)
     assert (told(reply) == "refused") is not fine
+
+
+def test_a_malformed_upload_does_not_end_the_round_of_the_others(grid):
+    first, second = Holder(grid), Holder(grid, "b", 3)
+    replies = grid.send_and_receive([request(2), request(3)], timeout=SOON)
+    first.answer(adapter=wire.pack({**arrays(), "w": np.ones(3)}))
+    second.answer()
+    assert [reply.has_error() for reply in replies] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -491,6 +503,45 @@ def test_a_round_that_is_given_up_takes_its_requests_back(grid):
     second.attach()
     assert second.tasks == []
     assert grid.pull_messages(third.ids()) == []
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+def test_a_round_that_nobody_begins_to_read_takes_its_requests_back(grid, how):
+    holder, waiting = Holder(grid), Holder(grid, "b", 3)
+    replies = grid.send_and_receive([request(2), request(3)], timeout=SOON)
+    assert holder.answer()
+    if how == "closed":
+        replies.close()
+        assert list(replies) == []
+    else:
+        del replies
+    assert grid.pull_messages(holder.ids()) == []
+    assert not waiting.answer()
+    waiting.attach()
+    assert waiting.tasks == []
+
+
+def test_a_request_that_cannot_be_packed_keeps_all_of_its_round_back(grid):
+    holder = Holder(grid)
+    with pytest.raises(WireError, match="message type"):
+        grid.send_and_receive([request(2), request(3, kind="train.more")])
+    assert holder.tasks == []
+    holder.attach()
+    assert holder.tasks == []
+
+
+def test_requests_are_taken_back_where_a_stream_fails_to_take_one(grid):
+    holder = Holder(grid)
+
+    def closed(task):
+        raise RuntimeError("the loop is closed")
+
+    grid.attach("b", 3, "small", closed)
+    with pytest.raises(RuntimeError, match="closed"):
+        grid.send_and_receive([request(2), request(3)])
+    assert not holder.answer()
+    holder.attach()
+    assert holder.tasks == []
 
 
 # -- how long a round waits --------------------------------------------------------------------

@@ -143,7 +143,7 @@ def privacy_report(
         "messages_of_lost_entries": sum(item.lost for item in messages),
         "sends": [
             {"message": s.what, "when": s.when, "contains": list(s.contains)}
-            for s in sendings(contract, plan, None)
+            for s in sendings(contract, plan)
         ],
         "never_sent": list(NEVER_SENT),
         "tuning": contract.privacy.tuning or "not stated in the contract",

@@ -1,9 +1,7 @@
 """Peak memory of an arm above its base model, each arm in a process of its own."""
 
 import json
-import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from credit_common.backbone import resolve_backbone
 from credit_common.text import record_text
+from credit_simulations.bench.child import run_child
 from credit_simulations.bench.engine import MEBIBYTE, Engine, Schedule, at_layers
 from credit_simulations.bench.recipes import Recipe
 from credit_simulations.bench.texts import load_texts, long_texts, spread
@@ -29,16 +28,14 @@ def peak_mib(arm: Arm, texts: str) -> float:
     Args:
         arm: What trains: a recipe, or our engine with privacy at k layers.
         texts: The set that the users are taken from.
+
+    Raises:
+        CreditError: If the arm's process fails or takes too long.
     """
     code = "from credit_simulations.bench.memory import main; main()"
-    done = subprocess.run(  # noqa: S603  this interpreter, our own module
-        [sys.executable, "-c", code, json.dumps([*arm, texts])],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return float(done.stdout)
+    name, layers = arm
+    told = f"peak memory of {name}" + (f", k = {layers}" if layers else "")
+    return float(run_child(told, code, [json.dumps([*arm, texts])]))
 
 
 def main() -> None:

@@ -1,15 +1,13 @@
 """Seconds and memory that rounds of trivial holders take over LoopGrid and over its peers."""
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from credit_common.errors import CreditError
+from credit_simulations.bench.child import run_child
 from credit_simulations.bench.measured import Measured, Value
 from credit_simulations.bench.peers import SYSTEMS, installed
 
@@ -17,8 +15,6 @@ LOOP, RAY, PFL = "loop", "ray", "pfl"
 GATES = tuple(name for name in SYSTEMS if name not in (LOOP, RAY, PFL))
 BUDGETED = 13
 """Timed rounds at most with gates: the contract's budget is for 15."""
-WITHIN = 900
-"""Seconds that one run of one system may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +41,7 @@ def measure_rounds(holders: Sequence[int], repeats: int, *, rounds: int | None =
         rounds: Timed rounds a run; None takes 600 holders' worth, within 3 and 30.
 
     Raises:
-        CreditError: If there is no holder or run to measure, or a run fails, with the end of what
-            it said.
+        CreditError: If there is no holder or run to measure, or a run fails or takes too long.
     """
     if min(*holders, repeats, 1) < 1:
         raise CreditError("--holders and --repeats must be at least 1")
@@ -70,20 +65,13 @@ def measure_rounds(holders: Sequence[int], repeats: int, *, rounds: int | None =
 
 def _run(system: str, holders: int, timed: int) -> Run:
     call = f"main({system!r}, {holders}, {timed + 2})"
-    # One thread for each process, as in all measurements; Ray starts a worker a CPU.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    code = f"from credit_simulations.bench.peers import main; {call}"
     started = time.time()
-    done = subprocess.run(  # noqa: S603  this interpreter, and code of this module
-        [sys.executable, "-c", f"from credit_simulations.bench.peers import main; {call}"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WITHIN,
+    # One thread for each process, as in all measurements; Ray starts a worker a CPU.
+    said = run_child(
+        f"{system} with {holders} holders", code, environment={"PYTHONWARNINGS": "ignore"}
     )
-    if done.returncode != 0:
-        raise CreditError(f"{system} with {holders} holders failed: {done.stderr[-500:]}")
-    facts = json.loads(done.stdout.splitlines()[-1])
+    facts = json.loads(said.splitlines()[-1])
     seen = facts["rounds"]
     return Run(
         start_s=seen[0][0] - started,

@@ -109,10 +109,10 @@ def test_memory_is_that_of_all_processes_below():
     assert 200 <= both - alone < 300
 
 
-@pytest.mark.parametrize("options", ["--holders 0", "--holders 20 -1", "--repeats 0"])
-def test_there_is_something_to_measure(options, capsys):
-    assert main(["bench", "rounds", *options.split()]) != 0
-    assert "must be at least 1" in capsys.readouterr().err
+@pytest.mark.parametrize(("holders", "repeats"), [([0], 1), ([20, -1], 1), ([], 1), ([20], 0)])
+def test_there_is_something_to_measure(holders, repeats):
+    with pytest.raises(CreditError, match="at least 1"):
+        measure_rounds(holders, repeats)
 
 
 def test_each_style_can_be_asked_for(capsys):

@@ -29,15 +29,15 @@ def _add_rounds(which: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     rounds = which.add_parser(
         "rounds", help="seconds and memory a round of trivial holders, beside Ray and pfl"
     )
-    rounds.add_argument("--holders", type=int, nargs="+", default=[20, 100, 1000], metavar="N")
-    rounds.add_argument("--repeats", type=int, default=3, metavar="N")
+    rounds.add_argument("--holders", type=_counted, nargs="+", default=[20, 100, 1000], metavar="N")
+    rounds.add_argument("--repeats", type=_counted, default=3, metavar="N")
     rounds.add_argument("--format", default="table", choices=STYLES)
     rounds.set_defaults(command=_rounds)
 
 
 def _add_start(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     start = which.add_parser("start", help="seconds until each command answers --help")
-    start.add_argument("--repeats", type=int, default=9, metavar="N")
+    start.add_argument("--repeats", type=_counted, default=9, metavar="N")
     start.add_argument("--format", default="table", choices=STYLES)
     start.set_defaults(command=_start)
 
@@ -66,11 +66,17 @@ def _add_wire(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="a packaged contract, or the path of one with the name of a packaged data set "
         "(default: pakdd2009)",
     )
-    wire.add_argument("--holders", type=int, default=5, metavar="N", help="the biggest N")
-    wire.add_argument("--rounds", type=int, metavar="N", help="instead of the contract's")
-    wire.add_argument("--seeds", type=int, default=1, metavar="N", help="federations an encoding")
+    wire.add_argument("--holders", type=_counted, default=5, metavar="N", help="the biggest N")
+    wire.add_argument("--rounds", type=_counted, metavar="N", help="instead of the contract's")
     wire.add_argument(
-        "--draws", type=int, default=0, metavar="N", help="as many under the contract's epsilon too"
+        "--seeds", type=_counted, default=1, metavar="N", help="federations an encoding"
+    )
+    wire.add_argument(
+        "--draws",
+        type=_counted_or_none,
+        default=0,
+        metavar="N",
+        help="as many under the contract's epsilon too",
     )
     wire.add_argument("--format", default="table", choices=STYLES)
     wire.set_defaults(command=_wire)
@@ -106,7 +112,8 @@ def _add_training(which: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Time our training engine beside the recipe that a user would write (peft, "
         "with and without Opacus), compare their peak memory, and the AUC at the same epsilon.",
     )
-    count: dict[str, Any] = {"type": int, "metavar": "N"}
+    count: dict[str, Any] = {"type": _counted, "metavar": "N"}
+    or_none: dict[str, Any] = {"type": _counted_or_none, "metavar": "N"}
     training.add_argument(
         "--texts",
         help="comma-separated: pakdd2009 (the whole record), lendingclub, pakdd2009-short (its "
@@ -115,9 +122,13 @@ def _add_training(which: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     training.add_argument("--users", help="users of the biggest holder, for the times", **count)
     training.add_argument("--epochs", help="epochs that share the cache build", **count)
     training.add_argument("--repeats", help="repetitions of the times", **count)
-    training.add_argument("--auc-users", help="pooled training users of the AUCs", **count)
+    training.add_argument(
+        "--auc-users", help="pooled training users of the AUCs; 0 for none", **or_none
+    )
     training.add_argument("--auc-epochs", help="epochs of the AUCs", **count)
-    training.add_argument("--pooled-users", help="training users of auc_difference", **count)
+    training.add_argument(
+        "--pooled-users", help="training users of auc_difference; 0 for none", **or_none
+    )
     training.add_argument("--draws", help="trainings averaged in auc_difference", **count)
     only = training.add_mutually_exclusive_group()
     only.add_argument("--no-auc", action="store_true", help="only times and memory")
@@ -161,3 +172,17 @@ _SIZES = ("users", "epochs", "repeats", "auc_users", "auc_epochs", "pooled_users
 
 def _stage(what: str) -> None:
     sys.stderr.write(f"bench: {what}\n")
+
+
+def _counted(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _counted_or_none(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least {least}")
+    return int(text)

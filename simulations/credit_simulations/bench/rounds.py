@@ -43,7 +43,7 @@ def measure_rounds(holders: Sequence[int], repeats: int, *, rounds: int | None =
     Raises:
         CreditError: If there is no holder or run to measure, or a run fails or takes too long.
     """
-    if min(*holders, repeats, 1) < 1:
+    if not holders or min(*holders, repeats) < 1:
         raise CreditError("--holders and --repeats must be at least 1")
     holders = sorted(set(holders))
     systems = [name for name in SYSTEMS if installed(name)]

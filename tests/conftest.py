@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tempfile
 import tomllib
 import warnings
@@ -18,6 +19,8 @@ from credit_common.record import Record
 
 def pytest_configure(config: pytest.Config) -> None:
     """Witnesses of ledgers lie in the user's state folder: not in that of whoever runs tests."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts behind
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt their children
     folder = tempfile.TemporaryDirectory(prefix="credit-tests-")
     os.environ["XDG_STATE_HOME"] = folder.name  # before test modules copy the environment
     config.add_cleanup(folder.cleanup)

@@ -29,7 +29,7 @@ from credit_client.gate import Exit
 from credit_client.heads import OwnHeads
 from credit_client.identity import Identity
 from credit_client.ledger import Ledger
-from credit_client.link import Link
+from credit_client.link import CLOSE_SECONDS, Link
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import Bundle
 from credit_common.certificates import Subject, load_request
@@ -338,6 +338,21 @@ def test_plaintext_is_refused_and_the_server_goes_on(net):
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         with Link(net.holders["a"], address, 1000) as link:
             link.join()
+
+
+def test_an_interrupt_while_a_call_is_opened_ends_the_link(net, monkeypatch):
+    def interrupted(state):
+        raise KeyboardInterrupt
+
+    with net.serve(net.grid()) as address:
+        link = link_of(net.holders["a"], address)
+        with monkeypatch.context() as patch:
+            patch.setattr("grpc._channel._run_channel_spin_thread", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                link._work(link._greeting())  # the call is open; nobody will ever serve it
+        start = time.monotonic()
+        link.__exit__()
+        assert CLOSE_SECONDS <= time.monotonic() - start < CLOSE_SECONDS + 5  # close() hangs
 
 
 @pytest.mark.parametrize(

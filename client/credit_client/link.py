@@ -6,6 +6,7 @@ that they go on while a training step keeps Python busy.
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -42,6 +43,8 @@ SLOWEST_BYTES_A_SECOND = 10_000
 """What a line must carry at least, for an answer to be given up as lost after its time."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 """Between two attempts to connect; the wait doubles from the first to the longest."""
+CLOSE_SECONDS = 2.0
+"""How long a channel may take to close."""
 SHOWN = 300
 """Characters of the coordinator's words that are shown."""
 _jitter = secrets.SystemRandom()
@@ -102,7 +105,11 @@ class Link:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        # An interrupt that falls between gRPC's opening of a call and the start of the thread that
+        # serves it leaves close() waiting for ever.
+        closing = threading.Thread(target=self._channel.close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
 
     def join(self) -> pb.Welcome:
         """Ask whether this holder would be let in.

@@ -253,3 +253,39 @@ def test_without_lora_what_is_kept_is_one_vector_a_row(variant, model_for, recor
             scores.append(score(model, examples, adapter))
     assert np.array_equal(scores[0], scores[1])
     assert np.array_equal(scores[0], scores[2])
+
+
+def test_a_subset_scores_as_it_does_among_all(shop):
+    model, contract, records, examples, adapter = shop
+    rows = np.random.default_rng(3).choice(len(examples), 50, replace=False)
+    part = examples.subset(rows)
+    assert len(part) == 50
+    assert np.array_equal(part.labels, examples.labels[rows])
+    assert np.array_equal(part.wide, examples.wide[rows])
+    assert np.array_equal(score(model, part, adapter), score(model, examples, adapter)[rows])
+    again = part.subset(np.array([7, 3]))
+    assert np.array_equal(score(model, again, adapter), score(model, part, adapter)[[7, 3]])
+    fresh = Examples(model, contract, [records[i] for i in rows])
+    assert np.array_equal(score(model, fresh, adapter), score(model, part, adapter))
+    cls = part.at_cls(model).cls_vectors()
+    assert np.array_equal(cls, examples.at_cls(model).cls_vectors()[rows])
+
+
+def test_frozen_output_handed_on_is_the_same_bits_and_nothing_runs(shop, monkeypatch):
+    model, contract, records, examples, adapter = shop
+    expected = score(model, examples, adapter)
+    given, cls = examples.frozen(), examples.at_cls(model).frozen()
+    monkeypatch.setattr(model, "frozen", lambda *inputs: pytest.fail("ran again"))
+    other = Examples(model, contract, records, frozen=given)
+    assert np.array_equal(score(model, other, adapter), expected)
+    read = other.with_cls(cls).cls_vectors()
+    assert np.array_equal(read, examples.at_cls(model).cls_vectors())
+    assert other.cache_bytes == examples.cache_bytes
+
+
+def test_without_wide_features_text_is_left(shop):
+    _, _, _, examples, _ = shop
+    (batch,) = examples.without_wide().batches(np.array([4]))
+    assert batch.wide is None
+    assert torch.equal(batch.hidden[0], hidden_of(examples, 4)[0])
+    assert examples.wide.any()  # the original keeps them

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from credit_client.cache import TAG, Cache
-from credit_client.training.hidden import Hidden, Store
+from credit_client.training.hidden import Frozen, Hidden, Store
 from credit_common.errors import CacheError
 
 WIDTH = 4
@@ -17,7 +17,7 @@ def texts(lengths=LENGTHS):
     return [np.full(length - 1, i + 1, np.int64) for i, length in enumerate(lengths)]
 
 
-class Frozen:
+class Layers:
     """Frozen layers whose output says which text it is of; counts what they are asked for."""
 
     def __init__(self, cls_only=False):
@@ -35,7 +35,7 @@ class Frozen:
 
 
 def made(store, run=None, lengths=LENGTHS, cls_only=False):
-    run = run or Frozen(cls_only)
+    run = run or Layers(cls_only)
     return Hidden(texts(lengths), lengths, width=WIDTH, cls_only=cls_only, run=run, store=store)
 
 
@@ -67,7 +67,7 @@ def cache(request, tmp_path):
 @pytest.mark.parametrize("kept", [*range(len(LENGTHS) + 1), None])
 def test_the_first_rows_are_kept_and_the_others_run_anew(cache, kept):
     with Store(cache(kept)) as store:
-        run = Frozen()
+        run = Layers()
         hidden = made(store, run)
         first = len(LENGTHS) if kept is None else kept
         assert sorted(run.asked) == list(range(first))
@@ -92,7 +92,7 @@ def test_a_row_that_does_not_fit_ends_what_is_kept(cache):
     lengths = np.array([8, 64, 8])
     room = cache(None).row_bytes(8 * WIDTH) * 2
     with Store(Cache(kind=cache(None).kind, folder=cache(None).folder, limit=room)) as store:
-        run = Frozen()
+        run = Layers()
         hidden = made(store, run, lengths)
         assert run.asked == [0]
         check_all(hidden, lengths)
@@ -113,7 +113,7 @@ def test_one_store_has_one_limit_for_all_that_share_it(cache):
 @pytest.mark.parametrize("kept", [0, 1, 4, None])
 def test_places_may_repeat_and_come_in_any_order(cache, kept):
     with Store(cache(kept)) as store:
-        run = Frozen()
+        run = Layers()
         hidden = made(store, run)
         run.asked.clear()
         of_eight = np.flatnonzero(LENGTHS == 8)
@@ -135,12 +135,13 @@ def test_rows_of_cls_alone_take_a_tokens_room(cache):
         assert hidden.rows(24, np.array([0, 1])).shape == (2, 1, WIDTH)
 
 
-def test_other_rows_of_the_same_texts_stay_in_memory(cache):
+def test_known_output_of_the_same_texts_stays_where_it_is(cache):
+    rows = {n: torch.full(((n == LENGTHS).sum(), 1, WIDTH), n / 8) for n in (8, 16, 24)}
     with Store(cache(3)) as store:
         hidden = made(store)
-        other = hidden.with_rows(
-            {n: torch.full(((n == LENGTHS).sum(), 1, WIDTH), n / 8) for n in (8, 16, 24)}
-        )
+        counts = np.array([len(text) for text in texts()])
+        other = Hidden.of(Frozen(counts=counts, rows=rows), LENGTHS)
+        assert other.bytes == sum(2 * own.numel() for own in rows.values())
         assert other.rows(24, np.array([1])).tolist() == [[[3.0] * WIDTH]]
         assert torch.equal(other.masks(24, np.array([1])), hidden.masks(24, np.array([1])))
         check_all(hidden)
@@ -160,7 +161,7 @@ def test_the_file_is_made_for_a_file_alone_and_deleted_with_the_store(cache, tmp
             (file,) = tmp_path.iterdir()
             assert file.stat().st_size == store.bytes
             assert str(file) in store.summary()
-            assert (Frozen()(texts()[:1], 8).__next__().numpy().tobytes()) not in file.read_bytes()
+            assert (Layers()(texts()[:1], 8).__next__().numpy().tobytes()) not in file.read_bytes()
     assert list(tmp_path.iterdir()) == []
     if cache().kind == "file":
         with pytest.raises(CacheError, match="closed"):
@@ -181,7 +182,7 @@ def test_a_damaged_file_is_remembered(tmp_path):
 
 
 def test_all_room_is_taken_before_the_frozen_layers_run(tmp_path):
-    run = Frozen()
+    run = Layers()
     lengths = np.array([8, 1 << 40])  # no disk has room for the second
     tokens = [np.ones(3, np.int64)] * 2
     store = Store(Cache(kind="file", folder=tmp_path))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from credit_client.training.hidden import Hidden, Store, Tokens
+from credit_client.training.hidden import Frozen, Hidden, Store, Tokens
 from credit_client.training.shapes import rows_of_reads, rows_of_texts
 from credit_common.contract import Contract
 from credit_common.model import CreditModel, bucket_length
@@ -54,6 +54,7 @@ class Examples:
         records: One per user. Records without a label get the label 0; score them only.
         store: Where the output is kept, shared by the examples of one holder; memory without a
             limit where it is left out.
+        frozen: What `frozen` gave for the same records, model and contract: nothing runs again.
 
     Raises:
         CacheError: If the store's file cannot be made or has no room.
@@ -65,6 +66,7 @@ class Examples:
         contract: Contract,
         records: Sequence[Record],
         store: Store | None = None,
+        frozen: Frozen | None = None,
     ) -> None:
         self.labels = np.asarray([r.label or 0.0 for r in records], np.float32)
         self.device = model.device
@@ -75,10 +77,14 @@ class Examples:
             self._wide = _wide_rows(contract, records)
         self._bucket = np.zeros(len(records), np.int64)  # padded length of each example
         self._place = np.arange(len(records))  # its row in that bucket
+        self._counts = np.zeros(len(records), np.int64)  # tokens of its text
         self._layers = model.trained_layers if contract.model.reads_text else 0
         self._longest = contract.model.tokens
         self._hidden: Hidden | None = None
-        if contract.model.reads_text:
+        if contract.model.reads_text and frozen is not None:
+            self._lay_out(frozen.counts)
+            self._hidden = Hidden.of(frozen, self._bucket)
+        elif contract.model.reads_text:
             self._build(model, [record_text(contract, r) for r in records], store or Store())
 
     def __len__(self) -> int:
@@ -118,15 +124,19 @@ class Examples:
         other._layers = 0
         return other
 
+    def without_wide(self) -> "Examples":
+        """The same examples for a contract that trains on text alone."""
+        other = copy.copy(self)
+        other._wide, other.records, other._latest = None, (), None
+        return other
+
     def at_cls(self, model: CreditModel) -> "Examples":
         """The same examples for a contract without LoRA: [CLS] of the frozen BERT, computed once.
 
         At the initial adapter LoRA adds nothing (B is zero), so the top layers are the frozen ones.
         """
-        other = copy.copy(self)
-        other._layers = 0
         if self._hidden is None:
-            return other
+            return self.without_text()
         model.load_adapter(model.initial_adapter())
         rows = {}
         for length in sorted(set(self._bucket.tolist())):
@@ -137,17 +147,54 @@ class Examples:
                 assert batch.mask is not None
                 with torch.no_grad():
                     read = model.read(batch.hidden, batch.mask)[: len(batch.rows)]
-                rows[length][self._place[batch.rows], 0] = read.half().cpu()
-        other._hidden = self._hidden.with_rows(rows)
+                rows[length][np.searchsorted(members, batch.rows), 0] = read.half().cpu()
+        return self.with_cls(Frozen(counts=self._counts, rows=rows))
+
+    def with_cls(self, cls: Frozen) -> "Examples":
+        """What `at_cls` gives, from what `frozen` gave of it."""
+        other = copy.copy(self)
+        other._layers = 0
+        other._place = _places(self._bucket)
+        other._hidden = Hidden.of(cls, self._bucket)
+        return other
+
+    def cls_vectors(self) -> NDArray[np.float32]:
+        """[CLS] of each text, (n, hidden), of examples that `at_cls` or `with_cls` gave."""
+        kept = self.frozen()
+        out = np.zeros((len(self), next(iter(kept.rows.values())).shape[2]), np.float32)
+        for length, rows in kept.rows.items():
+            out[self._bucket == length] = rows[:, 0].float().numpy()
+        return out
+
+    def frozen(self) -> Frozen:
+        """The frozen layers' output, to be handed on.
+
+        Raises:
+            ValueError: If no text is read.
+        """
+        if self._hidden is None:
+            raise ValueError("these examples have no text")
+        rows = {}
+        for length in sorted(set(self._bucket.tolist())):
+            rows[length] = self._hidden.rows(length, self._place[self._bucket == length])
+        return Frozen(counts=self._counts, rows=rows)
+
+    def subset(self, rows: NDArray[np.intp]) -> "Examples":
+        """Some of the examples, in the order of their indices `rows`; nothing is computed anew."""
+        other = copy.copy(self)
+        other.labels = self.labels[rows]
+        if self.records:
+            other.records = tuple(self.records[i] for i in rows)
+        if self._wide is not None:
+            other._wide = self._wide[rows]
+        other._latest = None
+        other._bucket, other._place = self._bucket[rows], self._place[rows]
+        other._counts = self._counts[rows]
         return other
 
     def _build(self, model: CreditModel, texts: list[str], store: Store) -> None:
         tokens = model.tokens(texts)
-        longest = model.contract.model.tokens
-        self._bucket = np.asarray([bucket_length(len(own), longest) for own in tokens], np.int64)
-        for length in set(self._bucket.tolist()):
-            members = np.flatnonzero(self._bucket == length)
-            self._place[members] = np.arange(len(members))
+        self._lay_out(np.asarray([len(own) for own in tokens], np.int64))
         self._hidden = Hidden(
             tokens,
             self._bucket,
@@ -156,6 +203,12 @@ class Examples:
             run=partial(_frozen, model),
             store=store,
         )
+
+    def _lay_out(self, counts: NDArray[np.int64]) -> None:
+        self._counts = counts
+        padded = [bucket_length(int(own), self._longest) for own in counts]
+        self._bucket = np.asarray(padded, np.int64)
+        self._place = _places(self._bucket)
 
     def batches(self, rows: NDArray[np.intp], expected: float = math.inf) -> Iterator[Batch]:
         """Physical batches that together hold the examples `rows`, each once.
@@ -222,6 +275,15 @@ def _frozen(model: CreditModel, tokens: Tokens, length: int) -> Iterator[Tensor]
         own = tokens[start : start + most]
         ids, mask = model.padded([*own, *own[:1] * (most - len(own))], length)
         yield model.frozen(ids, mask)[: len(own)].half().cpu()
+
+
+def _places(lengths: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Each text's number among those of its length."""
+    places = np.zeros(len(lengths), np.intp)
+    for length in set(lengths.tolist()):
+        members = np.flatnonzero(lengths == length)
+        places[members] = np.arange(len(members))
+    return places
 
 
 def _wide_rows(contract: Contract, records: Sequence[Record]) -> NDArray[np.float32]:

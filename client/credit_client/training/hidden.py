@@ -75,7 +75,7 @@ class Store:
             CacheError: If the file cannot be made, or the disk has no room.
         """
         if self.cache.kind == "memory" or n == 0:
-            return _InMemory(n, shape)
+            return _InMemory(torch.empty(n, *shape, dtype=torch.half))
         if self._file is None:
             assert self.cache.folder is not None
             self._file = CacheFile(self.cache.folder)
@@ -107,8 +107,8 @@ class Store:
 
 
 class _InMemory:
-    def __init__(self, n: int, shape: tuple[int, int]) -> None:
-        self._rows = torch.empty(n, *shape, dtype=torch.half)
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
 
     def put(self, start: int, rows: Tensor) -> None:
         self._rows[start : start + len(rows)] = rows
@@ -140,6 +140,20 @@ class _InFile:
                 raise
             read[place] = row
         return torch.from_numpy(out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """The frozen layers' output of texts as it is handed on, in simulations.
+
+    Attributes:
+        counts: Tokens of each text, (n,) int64.
+        rows: Padded length -> output (texts of that length, length or 1, hidden) half precision, on
+            the CPU, in the texts' order.
+    """
+
+    counts: NDArray[np.int64]
+    rows: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +212,27 @@ class Hidden:
                 self._buckets[length].kept.put(start, part)
                 start += len(part)
 
+    @classmethod
+    def of(cls, frozen: "Frozen", lengths: NDArray[np.int64]) -> "Hidden":
+        """Texts whose output is known: it stays where it is, and nothing runs.
+
+        Args:
+            frozen: The output.
+            lengths: Padded length of each text.
+        """
+        other = object.__new__(cls)
+        other.bytes = sum(2 * rows.numel() for rows in frozen.rows.values())
+        other._buckets = {
+            length: _Bucket(
+                counts=torch.from_numpy(frozen.counts[lengths == length]),
+                n=len(rows),
+                kept=_InMemory(rows),
+                late=[],
+            )
+            for length, rows in frozen.rows.items()
+        }
+        return other
+
     def rows(self, length: int, places: NDArray[np.intp]) -> Tensor:
         """Output (n, length, hidden) half precision, on the CPU, of the texts at some places.
 
@@ -220,16 +255,3 @@ class Hidden:
         """(n, length) bool, False at padding."""
         counts = self._buckets[length].counts[torch.from_numpy(places)]
         return torch.arange(length) < counts[:, None]
-
-    def with_rows(self, rows: Mapping[int, Tensor]) -> "Hidden":
-        """The same texts with other rows, kept in memory: by length, one for each place."""
-        other = object.__new__(Hidden)
-        other._run, other._buckets = self._run, {}
-        other.bytes = sum(2 * kept.numel() for kept in rows.values())
-        for length, bucket in self._buckets.items():
-            kept = _InMemory(len(bucket.counts), (rows[length].shape[1], rows[length].shape[2]))
-            kept.put(0, rows[length])
-            other._buckets[length] = _Bucket(
-                counts=bucket.counts, n=len(bucket.counts), kept=kept, late=[]
-            )
-        return other

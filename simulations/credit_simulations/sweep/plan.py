@@ -1,0 +1,209 @@
+"""A sweep file (TOML) -> trials, each known by the digest of all that its result depends on."""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from credit_common.checked import build, require
+from credit_common.contract import Contract
+from credit_common.errors import ContractError
+from credit_common.sections import NAME, NAME_BOUND
+
+REVISION = 1
+"""One more whenever the code changes what a trial's result is; finished trials run again then."""
+
+Partition = Literal["natural", "iid", "dirichlet", "quantity"]
+
+PRIVATE_ARMS = ("federated", "newcomers", "wide_only", "text_only", "frozen_bert")
+"""Arms that train at each ε of the sweep, without DP where it is infinite."""
+OPEN_ARMS = ("local_only", "central", "logistic", "gbm", "untuned", "tfidf")
+"""Arms without DP."""
+ARMS = (*PRIVATE_ARMS, "central_dp", *OPEN_ARMS)
+"""All arms; `central_dp` trains at each finite ε. `sweep.arms` says what each is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One data set and how it is spread over holders.
+
+    Attributes:
+        name: A data set of `credit-sim data`.
+        partition: The natural holders, or drawn ones (see `credit_simulations.partition`).
+        holders: How many: of the natural ones the biggest, 0 for all.
+        min_rows: Fewest rows of a holder.
+        alpha: Of Dirichlet draws; dirichlet and quantity alone.
+        rows: A sample of so many rows, the same for all seeds; 0 for all rows.
+        held_out: "users" by their hash, as the contract splits them, or the "later" ones by the
+            contract's time.
+        contract: A federation file instead of the packaged one, beside the sweep file.
+    """
+
+    name: str
+    partition: Partition = "natural"
+    holders: int = 0
+    min_rows: int = 300
+    alpha: float = 0.5
+    rows: int = 0
+    held_out: Literal["users", "later"] = "users"
+    contract: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(re.fullmatch(NAME, self.name)), "data.name", self.name, NAME_BOUND)
+        least = 0 if self.partition == "natural" else 2
+        require(self.holders >= least, "data.holders", self.holders, f"at least {least}")
+        require(self.min_rows >= 1, "data.min_rows", self.min_rows, "at least 1")
+        require(self.rows >= 0, "data.rows", self.rows, "at least 0")
+        ok = 1e-3 <= self.alpha <= 1e6
+        require(ok, "data.alpha", self.alpha, "between 0.001 and 1000000")
+
+    @property
+    def spread(self) -> str:
+        """The partition with its alpha, and who is held out where it is not users by hash."""
+        drawn = self.partition in ("dirichlet", "quantity")
+        name = f"{self.partition}-{self.alpha:g}" if drawn else self.partition
+        return f"{name}-later" if self.held_out == "later" else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a sweep runs.
+
+    Attributes:
+        name: Of the sweep, and of its folder.
+        epsilons: Budgets of the arms with DP.
+        without_dp: Whether the arms that train at each ε train without DP too.
+        seeds: Splits, partitions and initial draws 0, 1, ...: so many repetitions. With `folds` it
+            is ignored: each fold is a repetition.
+        data: The data sets.
+        arms: Which of `ARMS`.
+        epsilons_of: Arm -> the ε at which it alone runs.
+        folds: k of a k-fold cross-validation instead of seeds; 0 for none.
+        leave_one_out: Whether newcomers are each holder in turn, instead of a fifth of the holders.
+        perturbed: Hold-out users whose records are spoilt and scored again (see `perturbed`).
+    """
+
+    name: str
+    epsilons: tuple[float, ...] = (1.0, 3.0, 8.0)
+    without_dp: bool = True
+    seeds: int = 5
+    data: tuple[Entry, ...]
+    arms: tuple[str, ...] = ARMS
+    epsilons_of: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    folds: int = 0
+    leave_one_out: bool = False
+    perturbed: int = 0
+
+    def __post_init__(self) -> None:
+        require(bool(re.fullmatch(NAME, self.name)), "name", self.name, NAME_BOUND)
+        require(self.seeds >= 1, "seeds", self.seeds, "at least 1")
+        require(self.folds != 1 and self.folds >= 0, "folds", self.folds, "0, or at least 2")
+        require(self.perturbed >= 0, "perturbed", self.perturbed, "at least 0")
+        later = [e.name for e in self.data if e.held_out == "later"]
+        require(not (self.folds and later), "folds", self.folds, "0 where the later are held out")
+        require(bool(self.data), "data", self.data, "at least one [[data]]")
+        unique = len(set(self.data)) == len(self.data)
+        require(unique, "data", [e.name for e in self.data], "without a repetition")
+        for arm in (*self.arms, *dict(self.epsilons_of)):
+            require(arm in ARMS, "arms", arm, "one of " + ", ".join(ARMS))
+        for where, epsilons in (("epsilons", self.epsilons), *self.epsilons_of):
+            require(all(0 < e <= 50 for e in epsilons), where, epsilons, "inside (0, 50]")
+            require(len(set(epsilons)) == len(epsilons), where, epsilons, "each once")
+
+    def trials(self) -> list["Trial"]:
+        """Every trial, data set by data set and seed by seed."""
+        repetitions = self.folds or self.seeds
+        made = []
+        for entry in self.data:
+            for seed in range(repetitions):
+                for arm in self.arms:
+                    for epsilon in self._epsilons(arm):
+                        made.append(
+                            Trial(
+                                entry=entry,
+                                arm=arm,
+                                epsilon=epsilon,
+                                seed=seed,
+                                folds=self.folds,
+                                leave_one_out=self.leave_one_out and arm == "newcomers",
+                                perturbed=self.perturbed,
+                            )
+                        )
+        return made
+
+    def _epsilons(self, arm: str) -> tuple[float | None, ...]:
+        if arm in OPEN_ARMS:
+            return (None,)
+        private = dict(self.epsilons_of).get(arm, self.epsilons)
+        return (*private, None) if self.without_dp and arm in PRIVATE_ARMS else private
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training and what it is judged by.
+
+    Attributes:
+        epsilon: None without DP.
+        seed: Of split, partition and, without DP, of sampling; with folds the fold, from 0.
+        folds, leave_one_out, perturbed: Of the sweep.
+    """
+
+    entry: Entry
+    arm: str
+    epsilon: float | None
+    seed: int
+    folds: int = 0
+    leave_one_out: bool = False
+    perturbed: int = 0
+
+    def digest(self, contract: Contract, data_sha256: str) -> str:
+        """SHA-256 of all that the result depends on, in hex.
+
+        Args:
+            contract: Of the entry.
+            data_sha256: Of the prepared data file.
+        """
+        told = {
+            "revision": REVISION,
+            "trial": asdict(replace(self, entry=replace(self.entry, contract=""))),
+            "contract": contract.digest,
+            "data": data_sha256,
+        }
+        text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Read and check a sweep file; contracts are looked for beside it.
+
+    Raises:
+        ContractError: Naming file, key, value and bound.
+    """
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ContractError(f"cannot read the sweep {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ContractError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return _sweep(tables, path.parent)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from None
+
+
+def _sweep(tables: dict[str, Any], folder: Path) -> Sweep:
+    listed = tables.get("data")
+    if not isinstance(listed, list) or not listed:
+        raise ContractError("[[data]] is missing: name at least one data set")
+    entries = [build(Entry, table, "data") for table in listed]
+    tables["data"] = tuple(
+        replace(e, contract=str(folder / e.contract)) if e.contract else e for e in entries
+    )
+    own = tables.get("epsilons_of", {})
+    require(isinstance(own, Mapping), "epsilons_of", own, "a table of lists")
+    tables["epsilons_of"] = tuple((arm, tuple(map(float, e))) for arm, e in own.items())
+    return build(Sweep, tables, "sweep")

@@ -1,0 +1,119 @@
+"""Trials in parallel: processes of this machine, or a Ray cluster.
+
+Every worker runs on one core and keeps the users of its last data set, so tasks come data set by
+data set. What is finished is handed over at once, in any order.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from credit_common.errors import CreditError
+from credit_simulations.sweep.plan import Entry, Trial
+
+Task = Trial | Entry
+"""A trial; or an entry, whose users are read and encoded, so that its trials find them."""
+Done = tuple[Task, dict[str, Any] | None]
+
+
+def work(task: Task) -> Done:
+    """Do a task in this process; a trial gives its line of results.
+
+    Raises:
+        CreditError: Naming the task, and what was refused.
+    """
+    from credit_simulations.sweep.trials import run_trial
+    from credit_simulations.sweep.users import read_users
+
+    try:
+        if isinstance(task, Entry):
+            read_users(task)
+            return task, None
+        return task, run_trial(task)
+    except CreditError as error:
+        raise CreditError(f"{said(task)}: {error}") from None
+
+
+def said(task: Task) -> str:
+    """A task in a few words."""
+    if isinstance(task, Entry):
+        return f"{task.name}, encoding"
+    epsilon = "no dp" if task.epsilon is None else f"epsilon {task.epsilon:g}"
+    repetition = f"fold {task.seed}" if task.folds else f"seed {task.seed}"
+    return f"{task.entry.name}, {task.entry.spread}, {task.arm}, {epsilon}, {repetition}"
+
+
+def by_processes(tasks: Sequence[Task], processes: int) -> Iterator[Done]:
+    """Results of tasks as they are finished, by some processes.
+
+    Raises:
+        CreditError: Of the first task that fails, or where a process dies.
+    """
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_settle)
+    try:
+        for done in concurrent.futures.as_completed([pool.submit(work, task) for task in tasks]):
+            yield done.result()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise CreditError(
+            "a process of the sweep died, perhaps for want of memory; fewer --processes need less; "
+            "what is finished is kept"
+        ) from None
+    finally:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def by_ray(tasks: Sequence[Task], address: str) -> Iterator[Done]:
+    """Results of tasks as they are finished, by the cores of a Ray cluster.
+
+    Args:
+        tasks: What is to be done; every machine reads and encodes data sets for itself.
+        address: As of `ray.init`: "auto", HOST:PORT or ray://HOST:PORT.
+
+    Raises:
+        CreditError: Of the first task that fails, if Ray is not installed, or the cluster cannot be
+            reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before it is imported
+    try:
+        import ray
+    except ImportError:
+        raise CreditError("--ray needs ray: pip install 'credit-federation[ray]'") from None
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except ConnectionError as error:
+        raise CreditError(f"no Ray cluster at {address}: {error}") from None
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=3)(_settled_work)
+        left = [remote.remote(task) for task in tasks]
+        while left:
+            finished, left = ray.wait(left, num_returns=1)
+            try:
+                yield ray.get(finished[0])
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                if isinstance(cause, CreditError):
+                    raise CreditError(str(cause)) from None
+                raise
+    finally:
+        ray.shutdown()
+
+
+def _settle() -> None:
+    """One thread a process; an interrupt is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _settled_work(task: Task) -> Done:
+    import torch
+
+    torch.set_num_threads(1)
+    return work(task)

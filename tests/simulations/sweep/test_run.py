@@ -1,0 +1,114 @@
+"""A sweep on real data and weights: every arm, nothing twice, what a crash leaves."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from credit_common.errors import CreditError
+from credit_simulations.sweep import workers
+from credit_simulations.sweep.plan import ARMS, Entry, Sweep, Trial
+from credit_simulations.sweep.run import read_lines, run_sweep
+from credit_simulations.sweep.workers import by_processes, work
+
+GERMAN = Entry(name="german", min_rows=50)
+SWEEP = Sweep(name="small", epsilons=(8.0,), seeds=1, data=(GERMAN,))
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a sweep over all arms, its lines, and what was told."""
+    folder, told = tmp_path_factory.mktemp("sweep"), []
+    lines = run_sweep(SWEEP, folder, processes=2, on_trial=told.append)
+    return folder, lines, told
+
+
+def test_every_arm_has_its_line(finished):
+    folder, lines, told = finished
+    found = {(line["arm"], line["epsilon"]) for line in lines}
+    both = {"federated", "newcomers", "wide_only", "text_only", "frozen_bert"}
+    assert found == {
+        *((arm, e) for arm in both for e in (8.0, None)),
+        ("central_dp", 8.0),
+        *((arm, None) for arm in set(ARMS) - both - {"central_dp"}),
+    }
+    assert len(told) == len(lines) == told[-1].total == told[-1].finished
+    assert told[-1].left_seconds == 0
+    assert len((folder / "results.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_lines_say_what_they_must(finished):
+    _, lines, _ = finished
+    for line in lines:
+        assert line["data"] == "german"
+        assert line["partition"] == "natural"
+        assert 0.3 < line["auc"] < 0.95
+        assert 0 <= line["ks"] <= 1
+        assert 0.1 < line["brier"] < 0.4
+        assert set(line["in_holder"]) <= {"radio-tv", "car-new", "car-used", "business"} | set(
+            line["in_holder"]
+        )
+        assert sum(part["users"] for part in line["calibration"]) == sum(
+            own["users"] for own in line["in_holder"].values()
+        )
+        if line["epsilon"] is not None:
+            assert 7.5 < line["epsilon_spent"] <= 8.0
+            assert line["delta"] == 1e-5
+    by_arm = {(line["arm"], line["epsilon"]): line for line in lines}
+    assert by_arm["federated", None]["bytes_up"] > by_arm["wide_only", None]["bytes_up"] > 0
+    assert by_arm["central", None]["bytes_up"] == by_arm["gbm", None]["bytes_up"] == 0
+    assert by_arm["federated", 8.0]["rounds"]
+    held_out = [set(line["in_holder"]) for line in lines if line["arm"] != "newcomers"]
+    assert all(own == held_out[0] for own in held_out)
+    new = set(by_arm["newcomers", None]["in_holder"])
+    assert new < held_out[0]
+    # 1,000 applicants: what data.md says of a regression, give or take
+    assert by_arm["logistic", None]["auc"] > 0.7
+    assert by_arm["federated", None]["auc"] > 0.7
+
+
+def test_a_finished_trial_is_never_run_again(finished, monkeypatch):
+    folder, lines, _ = finished
+    before = (folder / "results.jsonl").read_bytes()
+    monkeypatch.setattr(workers, "work", lambda task: pytest.fail("ran again"))
+    told = []
+    assert run_sweep(SWEEP, folder, processes=2, on_trial=told.append) == lines
+    assert told == []
+    assert (folder / "results.jsonl").read_bytes() == before
+
+
+def test_without_dp_a_second_run_has_the_same_figures(finished):
+    _, lines, _ = finished
+    for arm in ("federated", "logistic", "gbm"):
+        _, again = work(Trial(entry=GERMAN, arm=arm, epsilon=None, seed=0))
+        (line,) = [x for x in lines if x["arm"] == arm and x["epsilon"] is None]
+        assert {**again, "seconds": 0} == {**line, "seconds": 0}
+
+
+def test_a_line_that_a_crash_cut_off_is_run_again(finished, tmp_path):
+    folder, lines, _ = finished
+    whole = (folder / "results.jsonl").read_bytes()
+    logistic = replace(SWEEP, arms=("logistic",))
+    (line,) = [x for x in lines if x["arm"] == "logistic"]
+    cut = json.dumps(line).encode()[:-20]
+    (tmp_path / "results.jsonl").write_bytes(cut)
+    told = []
+    again = run_sweep(logistic, tmp_path, processes=1, on_trial=told.append)
+    assert len(told) == 1
+    assert {**again[0], "seconds": 0} == {**line, "seconds": 0}
+    assert len(read_lines(tmp_path / "results.jsonl")) == 1
+    assert whole == (folder / "results.jsonl").read_bytes()
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"digest": "a"}\nhello\n{"digest": "b"}\n')
+    with pytest.raises(CreditError, match=r"results\.jsonl, line 2: not a result of a sweep"):
+        run_sweep(SWEEP, tmp_path, processes=1)
+
+
+def test_a_trial_that_is_refused_is_named(tmp_path):
+    nobody = Entry(name="german", min_rows=5000)
+    with pytest.raises(CreditError, match=r"german, natural, gbm, no dp, seed 0: .*5000 rows"):
+        list(by_processes([Trial(entry=nobody, arm="gbm", epsilon=None, seed=0)], 1))

@@ -50,53 +50,6 @@ def test_client_ids_are_unique_and_holders_have_file_names(name):
     assert not [c for c in frame.columns if c.startswith(("Unnamed", "index"))]
 
 
-@pytest.mark.slow
-def test_pakdd_ids_number_the_raw_rows_and_misaligned_rows_are_gone():
-    frame = pd.read_parquet(prepare("pakdd2009"))
-    numbers = set(frame["client_id"].str.removeprefix("pakdd-").astype(int))
-    gone = set(range(1, 40_001)) - numbers
-    assert len(gone) == 12
-    assert {895, 2725, 37349} <= gone  # rows of the raw file labelled N, counted from 1
-    assert set(frame["FLAG_MOBILE_PHONE"]) == {"N"}  # names stood here
-    assert frame["TARGET_LABEL_BAD=1"].dtype == "int64"
-
-
-@pytest.mark.slow
-def test_taiwan_codes_come_back_from_their_indicator_columns():
-    frame = pd.read_parquet(prepare("taiwan"))
-    education = frame["EDUCATION"].value_counts().to_dict()
-    assert education == {2: 14_030, 1: 10_585, 3: 4_917, 5: 280, 4: 123, 6: 51, 0: 14}
-    marriage = frame["MARRIAGE"].value_counts().to_dict()
-    assert marriage == {2: 15_964, 1: 13_659, 3: 323, 0: 54}
-    first = frame.iloc[0]
-    assert (first["EDUCATION"], first["MARRIAGE"], first["LIMIT_BAL"]) == (2, 1, 20_000)
-    assert first["holder"] == "university-under-100k"
-
-
-@pytest.mark.parametrize(
-    ("education", "limit", "holder"),
-    [
-        (1, 99_999, "graduate-school-under-100k"),
-        (1, 100_000, "graduate-school-100k-200k"),
-        (2, 299_999, "university-200k-300k"),
-        (3, 300_000, "high-school-300k-and-more"),
-        (0, 10_000, "other-education"),
-        (5, 900_000, "other-education"),
-    ],
-)
-def test_taiwan_holders_are_half_open_limit_bands(education, limit, holder):
-    assert data._taiwan_holder(education, limit) == holder
-
-
-@pytest.mark.slow
-def test_german_keeps_phrases_and_no_phrase_reads_as_missing():
-    frame = pd.read_parquet(prepare("german"))
-    assert "... < 0 DM" in set(frame["status_of_existing_checking_account"])
-    texts = frame.select_dtypes(exclude="number")
-    assert not texts.isin(["", "none", "NA", "nan"]).any(axis=None)
-    assert not texts.isna().any(axis=None)
-
-
 def test_unknown_names_are_refused_before_anything_is_fetched(cache):
     for call in (prepare, describe):
         with pytest.raises(FetchError, match="unknown data set 'pakdd2010'; known: pakdd2009"):

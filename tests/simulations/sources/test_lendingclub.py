@@ -9,7 +9,7 @@ from credit_common.contract import load_contract
 from credit_common.errors import ShardError
 from credit_common.record import make_record, parse_label, parse_value
 from credit_simulations.data import contract_path, describe, prepare
-from credit_simulations.lendingclub import CSV_COLUMNS, read_loans
+from credit_simulations.sources.lendingclub import CSV_COLUMNS, read_loans
 
 LOAN = dict.fromkeys(CSV_COLUMNS, "1") | {
     "loan_amnt": "5000",

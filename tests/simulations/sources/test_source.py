@@ -1,0 +1,12 @@
+import doctest
+
+import pytest
+
+from credit_simulations.sources import source, taiwan
+
+
+@pytest.mark.parametrize("module", [source, taiwan])
+def test_examples_in_the_docstrings_hold(module):
+    done = doctest.testmod(module)
+    assert done.failed == 0
+    assert done.attempted >= 1

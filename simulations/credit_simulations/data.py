@@ -58,14 +58,16 @@ class Summary:
     """What a prepared data set holds.
 
     Attributes:
-        default_rate: Share of rows with a default, 0 to 1.
+        event: What the set's contract predicts, as "column: code"; a default, or something else.
+        event_rate: Share of rows with it, 0 to 1.
         holders: Rows of each holder, the biggest first.
     """
 
     name: str
     path: Path
     rows: int
-    default_rate: float
+    event: str
+    event_rate: float
     holders: Mapping[str, int]
 
 
@@ -96,8 +98,7 @@ def prepare(name: str, file: Path | None = None) -> Path:
         raise FetchError(f"{name} is not fetched: give LendingClub's public loan CSV once")
     source, raw = SOURCES[name], cache_folder() / "raw"
     fetch_members(source.pinned, raw)
-    (member,) = source.pinned.members
-    write_parquet(source.read((raw / member).read_bytes()), path)
+    write_parquet(source.frame(raw), path)
     return path
 
 
@@ -113,7 +114,7 @@ def lendingclub(file: Path) -> Path:
 
 
 def describe(name: str) -> Summary:
-    """Count rows, defaults and holders of a data set, preparing it where needed.
+    """Count rows, events and holders of a data set, preparing it where needed.
 
     Raises:
         FetchError: If the name is no data set's, or it cannot be fetched.
@@ -127,7 +128,8 @@ def describe(name: str) -> Summary:
         name=name,
         path=path,
         rows=len(frame),
-        default_rate=float(frame[task.label].astype(str).isin(task.positive).mean()),
+        event=f"{task.label}: {', '.join(task.positive)}",
+        event_rate=float(frame[task.label].astype(str).isin(task.positive).mean()),
         holders={str(k): sizes[k] for k in sorted(sizes, key=lambda k: (-sizes[k], k))},
     )
 

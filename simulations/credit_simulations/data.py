@@ -11,9 +11,10 @@ gives the same bytes.
     gmsc        150,000 borrowers with two years of late payments counted; holder: age band
     lendingclub  loans of a marketplace, from a file that the user brings; holder: state
 
-Not credit, for histories of purchases:
+Not credit, for histories of purchases and for text:
 
     completejourney  2,463 households of a grocery chain; holder: band of store numbers
+    reviews          17,361 Chinese reviews, positive or negative; holder: what it is about
 """
 
 import io
@@ -28,7 +29,14 @@ import pyarrow.parquet as pq
 from credit_common.contract import load_contract
 from credit_common.errors import FetchError
 from credit_common.fetch import cache_folder, fetch_members, fetch_minilm, write_atomically
-from credit_simulations.sources import completejourney, german, gmsc, pakdd2009, taiwan
+from credit_simulations.sources import (
+    completejourney,
+    german,
+    gmsc,
+    pakdd2009,
+    reviews,
+    taiwan,
+)
 from credit_simulations.sources.lendingclub import read_loans
 from credit_simulations.sources.source import Source, slug
 
@@ -54,6 +62,7 @@ SOURCES: dict[str, Source] = {
     "german": german.SOURCE,
     "gmsc": gmsc.SOURCE,
     "completejourney": completejourney.SOURCE,
+    "reviews": reviews.SOURCE,
 }
 """The data sets that are fetched."""
 

@@ -14,6 +14,7 @@ SENSITIVE = {
     "german": {"personal_status_and_sex", "foreign_worker"},
     "gmsc": set(),
     "completejourney": {"marital_status"},
+    "reviews": set(),
     "lendingclub": set(),
 }
 

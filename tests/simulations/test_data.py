@@ -5,7 +5,8 @@ import pytest
 
 from credit_common.errors import FetchError
 from credit_simulations import data
-from credit_simulations.data import SOURCES, describe, prepare, slug, write_parquet
+from credit_simulations.cli import main
+from credit_simulations.data import DATA_SETS, SOURCES, describe, prepare, slug, write_parquet
 
 KNOWN = {  # rows, events, holders
     "pakdd2009": (39_988, 7_917, 31),
@@ -13,6 +14,7 @@ KNOWN = {  # rows, events, holders
     "german": (1_000, 300, 10),
     "gmsc": (150_000, 10_026, 10),
     "completejourney": (2_463, 406, 10),
+    "reviews": (17_361, 8_330, 4),
 }
 
 
@@ -58,6 +60,13 @@ def test_unknown_names_are_refused_before_anything_is_fetched(cache):
     with pytest.raises(FetchError, match="unknown data set 'minilm-l6'"):
         describe("minilm-l6")
     assert not (cache / "raw").exists()
+
+
+def test_the_help_names_every_data_set(capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "--help"])
+    said = capsys.readouterr().out
+    assert [name for name in (*DATA_SETS, "minilm-l6") if name not in said] == []
 
 
 def test_a_file_is_only_taken_for_lendingclub(cache, tmp_path):

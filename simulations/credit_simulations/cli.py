@@ -114,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     add_bench(commands)
 
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
-    data.add_argument("name", help="pakdd2009, german, taiwan, lendingclub or minilm-l6")
+    data.add_argument(
+        "name",
+        help="pakdd2009, taiwan, german, gmsc, lendingclub, completejourney, reviews, or minilm-l6",
+    )
     data.add_argument("--file", type=Path, help="LendingClub's public loan CSV (lendingclub only)")
     data.add_argument("--format", default="table", choices=["table", "json"])
     data.set_defaults(command=_data)
@@ -233,15 +236,15 @@ def _data(options: argparse.Namespace) -> int:
     shown: dict[str, object] = {"name": options.name, "path": str(path)}
     if path.is_file():
         found = describe(options.name)
-        rate = round(found.default_rate, 4)
-        shown |= {"rows": found.rows, "default_rate": rate, "holders": dict(found.holders)}
+        shown |= {"rows": found.rows, "event": found.event}
+        shown |= {"event_rate": round(found.event_rate, 4), "holders": dict(found.holders)}
     if options.format == "json":
         print(json.dumps(shown))
         return 0
     print(f"{options.name}: {path}")
     if path.is_file():
         sizes = [f"{name} ({rows})" for name, rows in list(found.holders.items())[:5]]
-        print(f"{found.rows} rows, default rate {found.default_rate:.1%}")
+        print(f"{found.rows} rows, {found.event_rate:.1%} with {found.event}")
         print(f"{len(found.holders)} holders, the biggest: {', '.join(sizes)}")
     return 0
 

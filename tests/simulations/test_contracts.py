@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from credit_client.shard import read_shard
 from credit_common.contract import Contract, load_contract
 from credit_common.fields import DroppedField, NumberField, ProtectedField
 from credit_common.privacy import check_plan, mechanism_plan
@@ -11,6 +12,9 @@ SENSITIVE = {
     "pakdd2009": {"SEX", "MARITAL_STATUS"},
     "taiwan": {"SEX", "MARRIAGE"},
     "german": {"personal_status_and_sex", "foreign_worker"},
+    "gmsc": set(),
+    "completejourney": {"marital_status"},
+    "reviews": set(),
     "lendingclub": set(),
 }
 
@@ -87,3 +91,14 @@ def test_vocabularies_cover_the_data_but_for_undocumented_codes(name, contract):
             assert found - set(field.values) == undocumented.get(field.name, set()), field.name
     label = set(frame[contract.task.label].astype(str))
     assert label == {*contract.task.positive, *contract.task.negative}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_prepared_row_becomes_a_user(name, contract):
+    shard = read_shard(prepare(name), contract)
+    assert shard.rejects == ()
+    assert shard.users == shard.rows
+    assert shard.duplicates == 0
+    part = len(shard.holdout) / shard.users
+    assert part == pytest.approx(contract.split.holdout, abs=3 / shard.users**0.5)

@@ -5,12 +5,16 @@ import pytest
 
 from credit_common.errors import FetchError
 from credit_simulations import data
-from credit_simulations.data import SOURCES, describe, prepare, slug, write_parquet
+from credit_simulations.cli import main
+from credit_simulations.data import DATA_SETS, SOURCES, describe, prepare, slug, write_parquet
 
-KNOWN = {  # rows, defaults, holders
+KNOWN = {  # rows, events, holders
     "pakdd2009": (39_988, 7_917, 31),
     "taiwan": (30_000, 6_636, 13),
     "german": (1_000, 300, 10),
+    "gmsc": (150_000, 10_026, 10),
+    "completejourney": (2_463, 406, 10),
+    "reviews": (17_361, 8_330, 4),
 }
 
 
@@ -22,10 +26,10 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
-def test_rows_defaults_and_holders_are_the_published_ones(name):
+def test_rows_events_and_holders_are_the_published_ones(name):
     found = describe(name)
-    rows, defaults, holders = KNOWN[name]
-    assert (found.rows, round(found.default_rate * rows)) == (rows, defaults)
+    rows, events, holders = KNOWN[name]
+    assert (found.rows, round(found.event_rate * rows)) == (rows, events)
     assert len(found.holders) == holders
     assert sum(found.holders.values()) == rows
     assert list(found.holders.values()) == sorted(found.holders.values(), reverse=True)
@@ -35,9 +39,8 @@ def test_rows_defaults_and_holders_are_the_published_ones(name):
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_same_raw_file_gives_the_same_bytes(name, tmp_path):
     first = prepare(name)
-    (member,) = SOURCES[name].pinned.members
-    raw = (data.cache_folder() / "raw" / member).read_bytes()
-    write_parquet(SOURCES[name].read(raw), tmp_path / "again.parquet")
+    frame = SOURCES[name].frame(data.cache_folder() / "raw")
+    write_parquet(frame, tmp_path / "again.parquet")
     assert (tmp_path / "again.parquet").read_bytes() == first.read_bytes()
 
 
@@ -50,53 +53,6 @@ def test_client_ids_are_unique_and_holders_have_file_names(name):
     assert not [c for c in frame.columns if c.startswith(("Unnamed", "index"))]
 
 
-@pytest.mark.slow
-def test_pakdd_ids_number_the_raw_rows_and_misaligned_rows_are_gone():
-    frame = pd.read_parquet(prepare("pakdd2009"))
-    numbers = set(frame["client_id"].str.removeprefix("pakdd-").astype(int))
-    gone = set(range(1, 40_001)) - numbers
-    assert len(gone) == 12
-    assert {895, 2725, 37349} <= gone  # rows of the raw file labelled N, counted from 1
-    assert set(frame["FLAG_MOBILE_PHONE"]) == {"N"}  # names stood here
-    assert frame["TARGET_LABEL_BAD=1"].dtype == "int64"
-
-
-@pytest.mark.slow
-def test_taiwan_codes_come_back_from_their_indicator_columns():
-    frame = pd.read_parquet(prepare("taiwan"))
-    education = frame["EDUCATION"].value_counts().to_dict()
-    assert education == {2: 14_030, 1: 10_585, 3: 4_917, 5: 280, 4: 123, 6: 51, 0: 14}
-    marriage = frame["MARRIAGE"].value_counts().to_dict()
-    assert marriage == {2: 15_964, 1: 13_659, 3: 323, 0: 54}
-    first = frame.iloc[0]
-    assert (first["EDUCATION"], first["MARRIAGE"], first["LIMIT_BAL"]) == (2, 1, 20_000)
-    assert first["holder"] == "university-under-100k"
-
-
-@pytest.mark.parametrize(
-    ("education", "limit", "holder"),
-    [
-        (1, 99_999, "graduate-school-under-100k"),
-        (1, 100_000, "graduate-school-100k-200k"),
-        (2, 299_999, "university-200k-300k"),
-        (3, 300_000, "high-school-300k-and-more"),
-        (0, 10_000, "other-education"),
-        (5, 900_000, "other-education"),
-    ],
-)
-def test_taiwan_holders_are_half_open_limit_bands(education, limit, holder):
-    assert data._taiwan_holder(education, limit) == holder
-
-
-@pytest.mark.slow
-def test_german_keeps_phrases_and_no_phrase_reads_as_missing():
-    frame = pd.read_parquet(prepare("german"))
-    assert "... < 0 DM" in set(frame["status_of_existing_checking_account"])
-    texts = frame.select_dtypes(exclude="number")
-    assert not texts.isin(["", "none", "NA", "nan"]).any(axis=None)
-    assert not texts.isna().any(axis=None)
-
-
 def test_unknown_names_are_refused_before_anything_is_fetched(cache):
     for call in (prepare, describe):
         with pytest.raises(FetchError, match="unknown data set 'pakdd2010'; known: pakdd2009"):
@@ -104,6 +60,13 @@ def test_unknown_names_are_refused_before_anything_is_fetched(cache):
     with pytest.raises(FetchError, match="unknown data set 'minilm-l6'"):
         describe("minilm-l6")
     assert not (cache / "raw").exists()
+
+
+def test_the_help_names_every_data_set(capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "--help"])
+    said = capsys.readouterr().out
+    assert [name for name in (*DATA_SETS, "minilm-l6") if name not in said] == []
 
 
 def test_a_file_is_only_taken_for_lendingclub(cache, tmp_path):

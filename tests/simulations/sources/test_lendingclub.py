@@ -9,7 +9,7 @@ from credit_common.contract import load_contract
 from credit_common.errors import ShardError
 from credit_common.record import make_record, parse_label, parse_value
 from credit_simulations.data import contract_path, describe, prepare
-from credit_simulations.lendingclub import CSV_COLUMNS, read_loans
+from credit_simulations.sources.lendingclub import CSV_COLUMNS, read_loans
 
 LOAN = dict.fromkeys(CSV_COLUMNS, "1") | {
     "loan_amnt": "5000",
@@ -146,7 +146,8 @@ def test_the_contract_reads_every_column_of_a_prepared_loan(tmp_path, monkeypatc
     path = prepare("lendingclub", source)
     assert prepare("lendingclub") == path
     found = describe("lendingclub")
-    assert (found.rows, found.default_rate, dict(found.holders)) == (2, 0.5, {"AZ": 1, "CA": 1})
+    assert found.event == "default: 1"
+    assert (found.rows, found.event_rate, dict(found.holders)) == (2, 0.5, {"AZ": 1, "CA": 1})
     contract = load_contract(contract_path("lendingclub"))
     frame = pd.read_parquet(path)
     declared = {f.name: f for f in contract.fields}

@@ -15,6 +15,7 @@ from pathlib import Path
 import credit_simulations
 from credit_common.errors import CreditError
 from credit_simulations.bench.cli import add_bench
+from credit_simulations.results.cli import add_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.set_defaults(command=_audit)
 
     add_bench(commands)
+    add_report(commands)
 
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
     data.add_argument("name", help="pakdd2009, german, taiwan, lendingclub or minilm-l6")

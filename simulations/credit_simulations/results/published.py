@@ -10,7 +10,7 @@ class Published:
     Attributes:
         data: The data set, as trials name it.
         epsilon: Of their differential privacy; None without.
-        auc: Over all users, or within a holder where `what` says so.
+        auc: Over all users.
     """
 
     data: str

@@ -15,6 +15,7 @@ from pathlib import Path
 import credit_simulations
 from credit_common.errors import CreditError
 from credit_simulations.bench.cli import add_bench
+from credit_simulations.results.cli import add_report
 from credit_simulations.sweep.cli import add_sweep
 
 
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_bench(commands)
     add_sweep(commands)
+    add_report(commands)
 
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
     data.add_argument(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from credit_common.errors import ContractError
+from credit_simulations.results.cli import STYLES, show
 
 if TYPE_CHECKING:
     from credit_simulations.sweep.plan import Sweep
@@ -27,7 +28,13 @@ def add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "Finished trials are kept in FOLDER/results.jsonl and never run again; the table goes to "
         "stdout. Without a file, the sweep behind docs/results.md.",
     )
-    sweep.add_argument("file", nargs="?", type=Path, help="a sweep file (TOML)")
+    sweep.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        help="a sweep file (TOML), or the name of a packaged one: "
+        + ", ".join(sorted(path.stem for path in PACKAGED.glob("*.toml"))),
+    )
     size = sweep.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="two data sets, three ε, two seeds")
     size.add_argument("--full", action="store_true", help="more ε, partitions and holders")
@@ -48,14 +55,14 @@ def add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     where.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: auto, or HOST:PORT")
     sweep.add_argument(
-        "--format", default="table", choices=["table", "json", "markdown", "csv", "latex"]
+        "--format", default="table", choices=STYLES
     )
     sweep.set_defaults(command=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from credit_simulations.results.tables import show
-    from credit_simulations.sweep.run import run_sweep
+    from credit_simulations.results.trials import Trials, read_trials
+    from credit_simulations.sweep.run import RESULTS, run_sweep
 
     sweep = _asked(options)
     folder = options.out or Path("credit-sweeps") / sweep.name
@@ -69,7 +76,10 @@ def _sweep(options: argparse.Namespace) -> int:
         ray=options.ray,
         on_trial=_tell,
     )
-    show(lines, options.format)
+    wanted = {line["digest"] for line in lines}
+    every = read_trials(folder / RESULTS).trials  # other options leave theirs in the same file
+    show(Trials(trials=tuple(t for t in every if t.digest in wanted)), options.format)
+    print(f"{len(lines)} trials in {folder / RESULTS}", file=sys.stderr)
     return 0
 
 
@@ -79,7 +89,9 @@ def _asked(options: argparse.Namespace) -> "Sweep":
     named = "quick" if options.quick else "full" if options.full else "results"
     if options.file is not None and (options.quick or options.full):
         raise ContractError("a sweep file is given, and --quick or --full too: one of them")
-    sweep = load_sweep(options.file or PACKAGED / f"{named}.toml")
+    asked = options.file or Path(named)
+    packaged = PACKAGED / f"{asked}.toml"
+    sweep = load_sweep(packaged if packaged.is_file() else asked)
     changes: dict[str, object] = {}
     if options.data:
         known = {entry.name for entry in sweep.data}

@@ -1,0 +1,1 @@
+"""Finished trials of a sweep as rows, tables, figures and one page that answers a merchant."""

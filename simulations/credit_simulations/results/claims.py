@@ -1,0 +1,165 @@
+"""What a merchant asks, answered from trials: what do I gain over training alone, what does ε cost.
+
+Both are differences between two arms with the same seeds, so that what a seed does to both cancels.
+Their interval is Student's over seeds, at 95%: it holds what seeds move (noise, initial weights,
+the order of users), and not what another sample of users would.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from credit_simulations.results.arms import ascending
+from credit_simulations.results.rows import Groups
+from credit_simulations.results.trials import Setting, Trial
+
+LEVEL = 0.95
+READ_AT = 8.0
+"""The ε at which a page's first sentence is told, if it was run: the packaged contracts' own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A mean over seeds and its interval; `low` and `high` are None for one seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if all of the interval is on that side of zero, else 0: within noise."""
+        if self.low is None or self.high is None:
+            return 0
+        return (self.low > 0) - (self.high < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merchant:
+    """What one holder gains over training alone, in AUC within its own users.
+
+    Attributes:
+        users: Hold-out users, in the mean over seeds.
+    """
+
+    name: str
+    users: float
+    gain: Spread
+
+    @property
+    def loses(self) -> bool:
+        """Whether it does, in the mean over seeds."""
+        return self.gain.mean < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Both answers for one setting at one ε.
+
+    Attributes:
+        gain: Mean over holders of federated minus local AUC within the holder; None where the
+            trials for it are missing.
+        cost: AUC without DP minus that under ε; None without DP, or where trials are missing.
+        merchants: By gain, the biggest first.
+    """
+
+    setting: Setting
+    epsilon: float | None
+    gain: Spread | None
+    cost: Spread | None
+    merchants: Sequence[Merchant]
+
+    @property
+    def losers(self) -> list[Merchant]:
+        """Merchants that lose."""
+        return [merchant for merchant in self.merchants if merchant.loses]
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Mean and interval of one figure over seeds; None without any.
+
+    >>> spread([0.25])
+    Spread(mean=0.25, low=None, high=None, seeds=1)
+    """
+    from scipy.special import stdtrit  # slow to import
+
+    found = list(values)
+    if not found:
+        return None
+    mean = statistics.fmean(found)
+    if len(found) == 1:
+        return Spread(mean=mean, low=None, high=None, seeds=1)
+    quantile = float(stdtrit(len(found) - 1, (1 + LEVEL) / 2))
+    half = quantile * statistics.stdev(found) / math.sqrt(len(found))
+    return Spread(mean=mean, low=mean - half, high=mean + half, seeds=len(found))
+
+
+def answers(groups: Groups, setting: Setting) -> list[Answer]:
+    """Both answers at each ε of the federated arm, ascending, without DP last."""
+    alone = _by_seed(groups.get((setting, "local_only", None), []))
+    without = _by_seed(groups.get((setting, "federated", None), []))
+    found = []
+    for epsilon in epsilons(groups, setting):
+        here = _by_seed(groups[(setting, "federated", epsilon)])
+        pairs = [(here[seed], alone[seed]) for seed in sorted(here.keys() & alone.keys())]
+        lost = () if epsilon is None else sorted(here.keys() & without.keys())
+        found.append(
+            Answer(
+                setting=setting,
+                epsilon=epsilon,
+                gain=spread(_mean_gains(pairs)),
+                cost=spread(without[seed].auc - here[seed].auc for seed in lost),
+                merchants=_merchants(pairs),
+            )
+        )
+    return found
+
+
+def epsilons(groups: Groups, setting: Setting, arm: str = "federated") -> list[float | None]:
+    """The ε at which an arm was run, ascending, without DP last."""
+    return sorted((e for s, a, e in groups if s == setting and a == arm), key=ascending)
+
+
+def headline(found: Sequence[Answer]) -> Answer | None:
+    """The answer to read first: at ε = 8, or the largest ε there is, or without DP."""
+    if not found:
+        return None
+    finite = [answer for answer in found if answer.epsilon is not None]
+    at = [answer for answer in finite if answer.epsilon == READ_AT]
+    return (at or finite[-1:] or found)[0]
+
+
+def _mean_gains(pairs: Sequence[tuple[Trial, Trial]]) -> list[float]:
+    each = [list(_gains(*pair).values()) for pair in pairs]
+    return [statistics.fmean(gains) for gains in each if gains]
+
+
+def _gains(ours: Trial, alone: Trial) -> dict[str, float]:
+    """Holder -> its gain, where both AUCs are defined."""
+    gains = {}
+    for name, here in ours.in_holder.items():
+        there = alone.in_holder.get(name)
+        if there is not None and here.auc is not None and there.auc is not None:
+            gains[name] = here.auc - there.auc
+    return gains
+
+
+def _merchants(pairs: Sequence[tuple[Trial, Trial]]) -> list[Merchant]:
+    values: dict[str, list[float]] = {}
+    users: dict[str, list[int]] = {}
+    for ours, alone in pairs:
+        for name, gain in _gains(ours, alone).items():
+            values.setdefault(name, []).append(gain)
+            users.setdefault(name, []).append(ours.in_holder[name].users)
+    found = []
+    for name, gains in values.items():
+        over_seeds = spread(gains)
+        assert over_seeds is not None  # there is no holder without a gain
+        found.append(Merchant(name=name, users=statistics.fmean(users[name]), gain=over_seeds))
+    return sorted(found, key=lambda merchant: (-merchant.gain.mean, merchant.name))
+
+
+def _by_seed(trials: Iterable[Trial]) -> Mapping[int, Trial]:
+    return {trial.seed: trial for trial in trials}

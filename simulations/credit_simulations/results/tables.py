@@ -1,0 +1,171 @@
+"""Rows as Markdown, CSV, LaTeX and JSON, a pivot of AUC against ε, and published figures beside."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from credit_simulations.results.arms import ascending, label, level
+from credit_simulations.results.published import Published, published
+from credit_simulations.results.rows import COLUMNS, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table as text: title, heads, cells; `left` columns are of words, the others of numbers."""
+
+    title: str
+    heads: tuple[str, ...]
+    cells: Sequence[tuple[str, ...]]
+    left: int
+
+
+def rows_grid(rows: Sequence[Row]) -> Grid:
+    """The rows themselves, numbers rounded for reading; all of them are in CSV and JSON."""
+    cells = [
+        (
+            row.data,
+            str(row.holders),
+            row.partition,
+            "none" if row.epsilon is None else level(row.epsilon),
+            row.arm,
+            *(
+                _rounded(value)
+                for value in (row.auc_mean, row.auc_sd, row.ks_mean, row.in_holder_auc_mean)
+            ),
+            str(row.seeds),
+            f"{row.seconds:.1f}",
+        )
+        for row in rows
+    ]
+    return Grid(title="Means over seeds", heads=COLUMNS, cells=cells, left=5)
+
+
+def pivot_grid(rows: Sequence[Row]) -> Grid:
+    """AUC against ε: a line for each arm on each setting, a column for each ε, mean ± sd."""
+    columns = sorted({row.epsilon for row in rows}, key=ascending)
+    lines: dict[tuple[str, str, int, str], dict[float | None, str]] = {}
+    for row in rows:
+        here = lines.setdefault((row.data, row.partition, row.holders, row.arm), {})
+        sd = "" if row.auc_sd is None else f" ± {row.auc_sd:.3f}"
+        here[row.epsilon] = f"{row.auc_mean:.3f}{sd}"
+    cells = [
+        (data, partition, str(holders), label(arm), *(found.get(c, "") for c in columns))
+        for (data, partition, holders, arm), found in lines.items()
+    ]
+    heads = ("data", "partition", "holders", "arm", *(_head(column) for column in columns))
+    return Grid(title="AUC against ε, mean ± sd over seeds", heads=heads, cells=cells, left=4)
+
+
+def published_grid(rows: Iterable[Row]) -> Grid:
+    """Published figures of the rows' data sets."""
+    found = [figure for data in {row.data: None for row in rows} for figure in published(data)]
+    return Grid(
+        title="Published AUC, not of this sweep",
+        heads=("data", "what", "source", "ε", "AUC"),
+        cells=[_cited(figure) for figure in found],
+        left=3,
+    )
+
+
+def as_json(rows: Iterable[Row]) -> str:
+    """A list of objects with the columns of `COLUMNS`."""
+    return json.dumps([asdict(row) for row in rows])
+
+
+def as_csv(rows: Iterable[Row]) -> str:
+    """All digits; a cell is empty where there is no figure, or no DP."""
+    written = io.StringIO()
+    writer = csv.DictWriter(written, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return written.getvalue()
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The rows, the pivot and published figures."""
+    return _all(rows, grid_markdown)
+
+
+def as_latex(rows: Sequence[Row]) -> str:
+    """The same for LaTeX, with booktabs."""
+    return "% needs \\usepackage{booktabs}\n" + _all(rows, grid_latex)
+
+
+def grid_markdown(grid: Grid) -> str:
+    """One table of Markdown under its title."""
+    rules = ["---" if i < grid.left else "---:" for i in range(len(grid.heads))]
+    lines = [
+        f"| {' | '.join(_markdown(cell) for cell in line)} |" for line in (grid.heads, *grid.cells)
+    ]
+    lines.insert(1, f"|{'|'.join(rules)}|")
+    return f"**{grid.title}**\n\n" + "\n".join(lines) + "\n"
+
+
+def grid_latex(grid: Grid) -> str:
+    """One tabular with its title as caption."""
+    sides = "l" * grid.left + "r" * (len(grid.heads) - grid.left)
+    head, *lines = [
+        " & ".join(_latex(cell) for cell in line) + r" \\" for line in (grid.heads, *grid.cells)
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(grid.title)}}}",
+            rf"\begin{{tabular}}{{{sides}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _all(rows: Sequence[Row], write: Callable[[Grid], str]) -> str:
+    grids = (rows_grid(rows), pivot_grid(rows), published_grid(rows))
+    return "\n".join(write(grid) for grid in grids if grid.cells)
+
+
+def _cited(figure: Published) -> tuple[str, ...]:
+    spent = "none" if figure.epsilon is None else level(figure.epsilon)
+    return figure.data, figure.what, figure.source, spent, f"{figure.auc:.3f}"
+
+
+def _head(epsilon: float | None) -> str:
+    return "no DP" if epsilon is None else f"ε = {level(epsilon)}"
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _markdown(text: str) -> str:
+    """One cell: nothing in it ends the cell or the line, or is markup."""
+    flat = " ".join(text.split())
+    # Between letters an underscore is one, and names stay readable where Markdown is not rendered.
+    return re.sub(r"(?<!\w)_|_(?!\w)|[\\`*\[\]<>|~$&]", lambda found: f"\\{found[0]}", flat)
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "ε": r"$\varepsilon$",
+    "∞": r"$\infty$",
+    "±": r"$\pm$",
+    "\N{MINUS SIGN}": r"$-$",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in " ".join(text.split()))

@@ -39,8 +39,8 @@ MEANING = {
     "gbm": "Gradient-boosted trees over all holders' data in one place, without DP.",
     "untuned": "Logistic regression on BERT's [CLS] of the text as BERT comes, over all holders' "
     "data in one place, without DP.",
-    "tfidf": "Logistic regression on TF-IDF of the words that BERT reads, over all holders' data in "
-    "one place, without DP.",
+    "tfidf": "Logistic regression on TF-IDF of the words that BERT reads, over all holders' data "
+    "in one place, without DP.",
 }
 
 UNKNOWN = "An arm that this version of the report does not know."

@@ -54,9 +54,7 @@ def add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--processes", type=int, metavar="N", help="on this machine (its number of cores)"
     )
     where.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: auto, or HOST:PORT")
-    sweep.add_argument(
-        "--format", default="table", choices=STYLES
-    )
+    sweep.add_argument("--format", default="table", choices=STYLES)
     sweep.set_defaults(command=_sweep)
 
 
@@ -79,7 +77,7 @@ def _sweep(options: argparse.Namespace) -> int:
     wanted = {line["digest"] for line in lines}
     every = read_trials(folder / RESULTS).trials  # other options leave theirs in the same file
     show(Trials(trials=tuple(t for t in every if t.digest in wanted)), options.format)
-    print(f"{len(lines)} trials in {folder / RESULTS}", file=sys.stderr)
+    sys.stderr.write(f"sweep: {len(lines)} trials in {folder / RESULTS}\n")
     return 0
 
 

@@ -52,7 +52,7 @@ def test_a_user_is_at_one_holder_and_on_one_side(german, partition):
 
 def test_seeds_draw_other_splits_and_repeat_themselves(german):
     first, again, other = (
-        draw(german, replace(TRIAL, seed=seed)).holdout["radio-tv"] for seed in (0, 0, 1)
+        draw(german, replace(TRIAL, seed=seed)).holdout["radio-television"] for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again)
     assert set(first.tolist()) != set(other.tolist())

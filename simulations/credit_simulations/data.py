@@ -8,6 +8,7 @@ own names with fixed types. The same raw file always gives the same bytes.
     taiwan       30,000 card holders of a bank; holder: education and credit limit band
     german        1,000 loan applicants of a bank; holder: purpose of the loan
     lendingclub  loans of a marketplace, from a file that the user brings; holder: state
+    simulated-shops  12,000 SIMULATED rows of ten merchants, made and not fetched; holder: merchant
 """
 
 import gzip
@@ -25,6 +26,7 @@ from credit_common.contract import load_contract
 from credit_common.errors import FetchError
 from credit_common.fetch import Pinned, cache_folder, fetch_members, fetch_minilm, write_atomically
 from credit_simulations.lendingclub import read_loans
+from credit_simulations.simulated.shops import simulated_shops
 
 LAYOUT = 1
 """Version of the prepared files; one more whenever a preparation changes."""
@@ -89,13 +91,16 @@ def prepare(name: str, file: Path | None = None) -> Path:
     if name not in (*DATA_SETS, "minilm-l6"):
         raise FetchError(f"unknown data set {name!r}; known: {', '.join(DATA_SETS)}, minilm-l6")
     if file is not None and name != "lendingclub":
-        raise FetchError(f"{name} is fetched by its pin; only lendingclub is read from a file")
+        raise FetchError(f"{name} comes without a file; only lendingclub is read from a file")
     if name == "minilm-l6":
         return fetch_minilm()
     if file is not None:
         return lendingclub(file)
     path = _prepared(name)
     if path.is_file():
+        return path
+    if name in GENERATED:
+        write_parquet(GENERATED[name](), path)
         return path
     if name not in SOURCES:
         raise FetchError(f"{name} is not fetched: give LendingClub's public loan CSV once")
@@ -259,5 +264,8 @@ SOURCES: dict[str, Source] = {
         ),
     ),
 }
-DATA_SETS = (*SOURCES, "lendingclub")
+GENERATED: dict[str, Callable[[], pd.DataFrame]] = {"simulated-shops": simulated_shops}
+"""Data sets that are simulated here, from a public seed."""
+
+DATA_SETS = (*SOURCES, "lendingclub", *GENERATED)
 """Names of all data sets."""

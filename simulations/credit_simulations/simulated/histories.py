@@ -100,7 +100,7 @@ def draw_visits(
     """Page visits in the last `days` (at most `VISIT_DAYS`) before each application."""
     visits = random.poisson(habits.rate * habits.sessions * days / 7)
     row = np.repeat(np.arange(len(visits)), visits)
-    ago = _days_ago(random, habits.rate_trend * VISIT_DAYS / HISTORY_DAYS, days, row)
+    ago = _days_ago(random, habits.rate_trend, days, row)
     time = _at_shop_hours(random, applied[row], ago)
     awake = random.random(len(row)) < habits.night[row]
     hour = random.choice(NIGHT_HOURS, len(row))

@@ -1,8 +1,8 @@
 """Who knows whom, and what one merchant sees of it.
 
-People of a circle share its trouble, so linked people are alike in risk (homophily). A merchant
-knows a link, by a referral or a shared address, only between its own customers, and late payments
-only those made to itself: no column of a merchant depends on another merchant's records.
+People of a circle share its trouble and some planning, so linked people are alike in risk. A
+merchant knows a link, by a referral or a shared address, only between its own customers, and late
+payments only those made to itself: no column of a merchant depends on another merchant's records.
 """
 
 from dataclasses import dataclass
@@ -86,8 +86,9 @@ def linked_customers(
     """
     rows = len(accounts.person)
     number, late = np.zeros(rows, np.intp), np.zeros(rows)
-    row_of = np.empty(int(accounts.person.max(initial=0)) + 1, np.intp)
     both = np.concatenate([links, links[:, ::-1]])
+    people = 1 + max(int(accounts.person.max(initial=0)), int(both.max(initial=0)))
+    row_of = np.empty(people, np.intp)
     for shop in np.unique(accounts.shop):
         here = np.flatnonzero(accounts.shop == shop)
         row_of[:] = -1

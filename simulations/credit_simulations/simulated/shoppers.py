@@ -20,6 +20,8 @@ PARTS = ("numbers", "events", "text", "links", "merchant")
 """Parts of the logit; `true_pd` can leave some out."""
 CIRCLE_EXTRA = 3.5
 """Mean number of others in a circle of people who know each other (Poisson)."""
+ALIKE = 0.3
+"""Correlation of planning within a circle: people know people like themselves."""
 AT_CIRCLES_HOME = 0.85
 """Share of people whose home merchant is their circle's: friends recommend shops."""
 AT_TWO, AT_THREE = 0.10, 0.05
@@ -65,8 +67,9 @@ def draw_shoppers(seed: int, users: int, merchants: Sequence[Merchant]) -> Shopp
     risk = np.array([m.risk for m in merchants])[home]
     years = random.standard_normal(users)
     female = random.integers(0, 2, users)
+    alike = random.standard_normal(users)[circle]
     # A risky clientele plans less too, so that merchants differ in what they see of it.
-    planning = blend(0.35, years, random) - 0.8 * risk
+    planning = blend(0.35, years, random) * np.sqrt(1 - ALIKE) + np.sqrt(ALIKE) * alike - 0.8 * risk
     return Shoppers(
         age=np.clip(np.round(42 + 14 * years), 18, 90),
         female=np.asarray(female, np.intp),

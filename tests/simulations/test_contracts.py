@@ -12,6 +12,7 @@ SENSITIVE = {
     "taiwan": {"SEX", "MARRIAGE"},
     "german": {"personal_status_and_sex", "foreign_worker"},
     "lendingclub": set(),
+    "simulated-shops": {"age_band", "sex"},
 }
 
 

@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     add_bench(commands)
 
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
-    data.add_argument("name", help="pakdd2009, german, taiwan, lendingclub or minilm-l6")
+    data.add_argument(
+        "name", help="pakdd2009, german, taiwan, lendingclub, simulated-shops or minilm-l6"
+    )
     data.add_argument("--file", type=Path, help="LendingClub's public loan CSV (lendingclub only)")
     data.add_argument("--format", default="table", choices=["table", "json"])
     data.set_defaults(command=_data)

@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="fetch and prepare a data set or the BERT weights")
     data.add_argument(
         "name",
-        help="pakdd2009, taiwan, german, gmsc, lendingclub, completejourney, reviews, or minilm-l6",
+        help="pakdd2009, taiwan, german, gmsc, lendingclub, simulated-shops, completejourney, "
+        "reviews, or minilm-l6",
     )
     data.add_argument("--file", type=Path, help="LendingClub's public loan CSV (lendingclub only)")
     data.add_argument("--format", default="table", choices=["table", "json"])

@@ -10,6 +10,7 @@ gives the same bytes.
     german        1,000 loan applicants of a bank; holder: purpose of the loan
     gmsc        150,000 borrowers with two years of late payments counted; holder: age band
     lendingclub  loans of a marketplace, from a file that the user brings; holder: state
+    simulated-shops  12,000 SIMULATED rows of ten merchants, made and not fetched; holder: merchant
 
 Not credit, for histories of purchases and for text:
 
@@ -18,7 +19,7 @@ Not credit, for histories of purchases and for text:
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 from credit_common.contract import load_contract
 from credit_common.errors import FetchError
 from credit_common.fetch import cache_folder, fetch_members, fetch_minilm, write_atomically
+from credit_simulations.simulated.shops import simulated_shops
 from credit_simulations.sources import (
     completejourney,
     german,
@@ -42,6 +44,7 @@ from credit_simulations.sources.source import Source, slug
 
 __all__ = [
     "DATA_SETS",
+    "GENERATED",
     "LAYOUT",
     "SOURCES",
     "Summary",
@@ -66,7 +69,10 @@ SOURCES: dict[str, Source] = {
 }
 """The data sets that are fetched."""
 
-DATA_SETS = (*SOURCES, "lendingclub")
+GENERATED: dict[str, Callable[[], pd.DataFrame]] = {"simulated-shops": simulated_shops}
+"""Data sets that are simulated here, from a public seed."""
+
+DATA_SETS = (*SOURCES, "lendingclub", *GENERATED)
 """Names of all data sets."""
 
 
@@ -103,13 +109,16 @@ def prepare(name: str, file: Path | None = None) -> Path:
     if name not in (*DATA_SETS, "minilm-l6"):
         raise FetchError(f"unknown data set {name!r}; known: {', '.join(DATA_SETS)}, minilm-l6")
     if file is not None and name != "lendingclub":
-        raise FetchError(f"{name} is fetched by its pin; only lendingclub is read from a file")
+        raise FetchError(f"{name} comes without a file; only lendingclub is read from a file")
     if name == "minilm-l6":
         return fetch_minilm()
     if file is not None:
         return lendingclub(file)
     path = _prepared(name)
     if path.is_file():
+        return path
+    if name in GENERATED:
+        write_parquet(GENERATED[name](), path)
         return path
     if name not in SOURCES:
         raise FetchError(f"{name} is not fetched: give LendingClub's public loan CSV once")

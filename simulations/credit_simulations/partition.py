@@ -2,8 +2,9 @@
 
 Natural holders come from a column. Artificial ones are drawn: alike (`iid`), of unlike default
 rates (`dirichlet`, Hsu et al. 2019), or of unlike sizes (`quantity`). A row is in one holder at
-most; prepared data has one row per user, so a user is at one holder. The seed of a partition is
-public: it shapes the simulation and has no part in any privacy mechanism.
+most; prepared data has one row per user, so a user is at one holder, but for `simulated-shops`,
+whose users shop at several. The seed of a partition is public: it shapes the simulation and has no
+part in any privacy mechanism.
 """
 
 from collections.abc import Mapping

@@ -16,6 +16,7 @@ SENSITIVE = {
     "completejourney": {"marital_status"},
     "reviews": set(),
     "lendingclub": set(),
+    "simulated-shops": {"age_band", "sex"},
 }
 
 

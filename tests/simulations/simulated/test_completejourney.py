@@ -8,6 +8,7 @@ import pytest
 
 from credit_common.fetch import cache_folder, fetch_members
 from credit_simulations.simulated import completejourney as real
+from credit_simulations.sources.completejourney import SOURCE
 from credit_simulations.simulated.completejourney import Baskets
 from credit_simulations.simulated.histories import HISTORY_DAYS
 from credit_simulations.simulated.shops import simulate_shops
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder():
     folder = cache_folder() / "completejourney"
-    fetch_members(real.PINNED, folder)
+    fetch_members(SOURCE.pinned, folder)
     return folder
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from credit_common.fetch import cache_folder, fetch_members
 from credit_simulations.simulated import completejourney as real
-from credit_simulations.sources.completejourney import SOURCE
 from credit_simulations.simulated.completejourney import Baskets
 from credit_simulations.simulated.histories import HISTORY_DAYS
 from credit_simulations.simulated.shops import simulate_shops
+from credit_simulations.sources.completejourney import SOURCE
 
 pytestmark = pytest.mark.slow
 

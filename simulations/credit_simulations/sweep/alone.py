@@ -74,10 +74,12 @@ def gbm(contract: Contract, train: Sequence[Record], labels: Labels) -> Predict:
         categorical_features="from_dtype",
         random_state=0,
     )
-    trees.fit(_frame(contract, train), labels)
+    known = _frame(contract, train)
+    told = [name for name in known if known[name].nunique() > 1]  # others it cannot bin
+    trees.fit(known[told], labels)
 
     def predict(records: Sequence[Record]) -> Scores:
-        scores: Scores = trees.decision_function(_frame(contract, records))
+        scores: Scores = trees.decision_function(_frame(contract, records)[told])
         return scores
 
     return predict

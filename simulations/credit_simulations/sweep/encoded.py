@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from credit_client.training.examples import Examples
 from credit_client.training.hidden import Frozen
 from credit_common.contract import Contract
 from credit_common.fetch import cache_folder
+from credit_common.fields import Field
 from credit_common.model import CreditModel
 from credit_common.record import Record
 
@@ -31,7 +33,11 @@ _COUNTS, _INDEX = "counts.npy", "index.json"
 
 
 def encoded(
-    model: CreditModel, contract: Contract, records: Sequence[Record], data_sha256: str
+    model: CreditModel,
+    contract: Contract,
+    records: Sequence[Record],
+    rows: NDArray[np.intp],
+    data_sha256: str,
 ) -> tuple[Examples, Examples]:
     """Examples of all records, and the same at [CLS] of the frozen BERT; from the files, or made.
 
@@ -41,9 +47,10 @@ def encoded(
         model: Resident, of `contract`.
         contract: Reads text and trains LoRA.
         records: All users, in a fixed order.
+        rows: Of the file, that they were read from.
         data_sha256: Of the file that they were read from.
     """
-    folder = cache_folder() / "encoded" / _key(model, contract, len(records), data_sha256)
+    folder = cache_folder() / "encoded" / _key(model, contract, rows, data_sha256)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         if not (folder / _INDEX).is_file():
@@ -54,21 +61,25 @@ def encoded(
     return examples, examples.with_cls(cls)
 
 
-def _key(model: CreditModel, contract: Contract, n: int, data_sha256: str) -> str:
+def _key(model: CreditModel, contract: Contract, rows: NDArray[np.intp], data_sha256: str) -> str:
+    """What texts and their frozen output depend on, and nothing else of the contract."""
     assert model.backbone is not None
     told = {
         "layout": LAYOUT,
         "data": data_sha256,
-        "records": n,
+        "rows": hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest(),
         "backbone": model.backbone.sha256,
-        "fields": [asdict(f) for f in contract.fields],
-        "record": asdict(contract.record),
-        "task": asdict(contract.task),
+        "fields": [_said(f) for f in contract.fields if f.kind == "time" or getattr(f, "text", "")],
         "tokens": contract.model.tokens,
         "layers": contract.model.layers,
         "bf16": model.bf16,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _said(field: Field) -> dict[str, object]:
+    """A field without its bins, which no text tells."""
+    return {k: v for k, v in asdict(field).items() if k not in ("edges", "quantiles")}
 
 
 def _write(folder: Path, whole: Frozen, cls: Frozen) -> None:

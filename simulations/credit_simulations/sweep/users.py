@@ -107,7 +107,7 @@ def read_users(entry: Entry) -> Users:
     if backbone is None:
         examples = at_cls = Examples(model, contract, records)
     else:
-        examples, at_cls = encoded(model, contract, records, sha256)
+        examples, at_cls = encoded(model, contract, records, rows, sha256)
     return Users(
         entry=entry,
         contract=contract,

@@ -8,6 +8,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -85,8 +86,9 @@ def by_ray(tasks: Sequence[Task], address: str) -> Iterator[Done]:
     except ImportError:
         raise CreditError("--ray needs ray: pip install 'credit-federation[ray]'") from None
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False)
-    except ConnectionError as error:
+    except OSError as error:  # ConnectionError is one
         raise CreditError(f"no Ray cluster at {address}: {error}") from None
     try:
         remote = ray.remote(num_cpus=1, max_retries=3)(_settled_work)
@@ -102,6 +104,13 @@ def by_ray(tasks: Sequence[Task], address: str) -> Iterator[Done]:
                 raise
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray would go on trying for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _settle() -> None:

@@ -78,8 +78,11 @@ def test_parties_have_their_own_users(german):
 def test_an_unknown_data_set_and_another_task_are_refused(tmp_path, federation_file):
     with pytest.raises(ContractError, match=r"data\.name = 'nobody': must be one of pakdd2009"):
         entry_contract(Entry(name="nobody"))
-    text = federation_file().replace('kind = "binary"', 'kind = "multiclass"')
     own = tmp_path / "own.toml"
-    own.write_text(text)
-    with pytest.raises(ContractError):
+    several = {"kind": "multiclass", "classes": ["0", "1", "2"], "positive": None, "negative": None}
+    own.write_text(federation_file(task=several))
+    with pytest.raises(ContractError, match="a sweep judges binary tasks alone"):
         entry_contract(Entry(name="german", contract=str(own)))
+    own.write_text(federation_file(record={"time": None}))
+    with pytest.raises(ContractError, match="the contract of german has no time"):
+        entry_contract(Entry(name="german", contract=str(own), held_out="later"))

@@ -109,7 +109,7 @@ def read_trials(path: Path) -> Trials:
                 broken = 1
                 break
             raise CreditError(f"{where}: is not one JSON object with finite numbers") from None
-        if isinstance(plain, dict) and plain.get("auc", "") is None:
+        if isinstance(plain, dict) and plain.get("unused") is True:
             continue  # the contract has no use for this arm
         trials.append(_trial(plain, where))
     if not trials:

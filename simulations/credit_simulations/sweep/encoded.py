@@ -69,7 +69,9 @@ def _key(model: CreditModel, contract: Contract, rows: NDArray[np.intp], data_sh
         "data": data_sha256,
         "rows": hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest(),
         "backbone": model.backbone.sha256,
-        "fields": [_said(f) for f in contract.fields if f.kind == "time" or getattr(f, "text", "")],
+        "fields": [
+            _said(f) for f in contract.fields if f.kind == "time" or getattr(f, "text", "") != ""
+        ],
         "tokens": contract.model.tokens,
         "layers": contract.model.layers,
         "bf16": model.bf16,

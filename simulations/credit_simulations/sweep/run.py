@@ -71,13 +71,13 @@ def run_sweep(
             on_trial(
                 Progress(
                     trial=said(task),
-                    line=line if line.get("auc") is not None else None,
+                    line=None if line.get("unused") else line,
                     finished=finished,
                     total=len(digests),
                     left_seconds=clock.left(),
                 )
             )
-    return [line for d in digests.values() if (line := lines[d]).get("auc") is not None]
+    return [line for d in digests.values() if not (line := lines[d]).get("unused")]
 
 
 def read_lines(path: Path) -> dict[str, dict[str, Any]]:
@@ -110,7 +110,7 @@ def _kept(
         for task, line in results:
             if isinstance(task, Trial):
                 # An arm without use is a finished trial too, or it would be tried each time.
-                line = line or {"digest": digests[task], "arm": task.arm, "auc": None}
+                line = line or {"digest": digests[task], "arm": task.arm, "unused": True}
                 file.write(json.dumps(line).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -65,7 +65,7 @@ def test_the_data_set_is_made_and_not_fetched(packaged, tmp_path, monkeypatch):
     assert not (tmp_path / "cache" / "raw").exists()
     found = describe("simulated-shops")
     assert (found.rows, len(found.holders)) == (12_000, 10)
-    assert 0.10 < found.default_rate < 0.14
+    assert 0.10 < found.event_rate < 0.14
 
 
 def test_everything_is_named_as_simulated(packaged, contract):

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 
 from credit_common.errors import CreditError
+from credit_simulations.data import contract_path
+from credit_simulations.results.trials import read_trials
 from credit_simulations.sweep import workers
 from credit_simulations.sweep.plan import ARMS, Entry, Sweep, Trial
 from credit_simulations.sweep.run import read_lines, run_sweep
@@ -112,3 +114,18 @@ def test_a_trial_that_is_refused_is_named(tmp_path):
     nobody = Entry(name="german", min_rows=5000)
     with pytest.raises(CreditError, match=r"german, natural, gbm, no dp, seed 0: .*5000 rows"):
         list(by_processes([Trial(entry=nobody, arm="gbm", epsilon=None, seed=0)], 1))
+
+
+def test_an_arm_without_use_is_finished_too(tmp_path):
+    own = tmp_path / "own.toml"
+    text = contract_path("german").read_text()
+    own.write_text(text.replace("[model]", '[model]\ntrain = ["wide"]'))
+    entry = replace(GERMAN, contract=str(own))
+    sweep = replace(SWEEP, data=(entry,), arms=("wide_only", "untuned", "logistic"))
+    told = []
+    for _ in range(2):
+        lines = run_sweep(sweep, tmp_path, processes=1, on_trial=told.append)
+        assert [line["arm"] for line in lines] == ["logistic"]
+    assert [progress.line is None for progress in told].count(True) == 3
+    assert len(told) == 4
+    assert [trial.arm for trial in read_trials(tmp_path / "results.jsonl").trials] == ["logistic"]

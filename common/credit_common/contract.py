@@ -192,8 +192,9 @@ def canonical(contract: Contract) -> bytes:
         plain["privacy"][name] = dict(plain["privacy"][name])
     if not contract.federated_fields:
         del plain["statistics"]
-    if plain["training"]["upload"] == "float32":
-        del plain["training"]["upload"]  # as contracts had it before there was a choice
+    for name, as_before in _FORMERLY.items():
+        if plain["training"][name] == as_before:
+            del plain["training"][name]
     for declared in plain["fields"]:
         if declared.get("quantiles", "") is None:
             del declared["quantiles"]
@@ -287,4 +288,6 @@ _PARTS: dict[str, type] = {
     "scorecard": Scorecard,
     "statistics": Statistics,
 }
+_FORMERLY = {"upload": "float32", "server_learning_rate": 1.0, "server_momentum": 0.0}
+"""Keys of [training] that older contracts lack, left out of a digest where they change nothing."""
 _READS_EDGES = 'with "wide" where edges are federated: nothing else reads them'

@@ -195,6 +195,11 @@ class Training:
         upload: How a holder sends what it trained: "float32" the adapter itself, "bfloat16" and
             "int8" its changes since the request, in a half and a quarter of the bytes. They are
             rounded after the noise, so it costs no privacy.
+        server_learning_rate, server_momentum: How the coordinator moves the global adapter by the
+            round's mean change (FedAvgM, Hsu et al. 2019): velocity = momentum * velocity + change,
+            adapter += rate * velocity. 1 and 0 make it the mean (FedAvg). It is post-processing, so
+            it costs no privacy; it brings on weights that few holders have users for, and at small
+            epsilon it brings on noise.
     """
 
     rounds: int
@@ -207,6 +212,8 @@ class Training:
     adversarial: float = 0.0
     average: float = 0.0
     upload: Upload = "float32"
+    server_learning_rate: float = 1.0
+    server_momentum: float = 0.0
 
     def __post_init__(self) -> None:
         require(1 <= self.rounds <= 10_000, "training.rounds", self.rounds, "between 1 and 10000")
@@ -221,6 +228,9 @@ class Training:
         radius = self.adversarial
         require(0 <= radius <= 10, "training.adversarial", radius, "between 0 and 10")
         require(0 <= self.average < 1, "training.average", self.average, "inside [0, 1)")
+        rate, momentum = self.server_learning_rate, self.server_momentum
+        require(0 < rate <= 100, "training.server_learning_rate", rate, "inside (0, 100]")
+        require(0 <= momentum < 1, "training.server_momentum", momentum, "inside [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)

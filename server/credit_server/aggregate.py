@@ -62,8 +62,8 @@ class CreditFedAvg(FedAvg):
     holder that has not answered. An answer with arrays that were not asked for, or numbers beyond
     what can be summed, does not count. A round with fewer answers than the contract's minimum ends
     the run with an error. An exponential average of the global adapter is kept, which is what is
-    evaluated and released (post-processing, so it costs no privacy); federated edges go out beside
-    it.
+    evaluated and released (post-processing, so it costs no privacy, as is the contract's server
+    momentum); federated edges go out beside it.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class CreditFedAvg(FedAvg):
         self._edges = edges or {}
         self._answered = 0
         self._global: Adapter = {}
+        self._velocity: dict[str, NDArray[np.float64]] = {}
         self.released: Adapter = {}
 
     def configure_train(
@@ -106,7 +107,7 @@ class CreditFedAvg(FedAvg):
             mean.add(_adapter_of(upload, self._global, reply), _weight_of(reply))
 
         self._answered = self._taken(server_round, "train", replies, take)
-        fresh = mean.value()
+        fresh = self._moved(mean.value())
         past = self._contract.training.average if self.released else 0.0
         self.released = {
             name: (past * self.released[name] + (1.0 - past) * value if past else value).astype(
@@ -117,6 +118,20 @@ class CreditFedAvg(FedAvg):
         if not self._due(server_round):
             self._report(server_round, None)
         return array_record(fresh), MetricRecord()
+
+    def _moved(self, mean: Adapter) -> Adapter:
+        """The global adapter after the round; the mean itself where the contract has plain FedAvg."""
+        training = self._contract.training
+        rate, momentum = training.server_learning_rate, training.server_momentum
+        if (rate, momentum) == (1.0, 0.0):
+            return mean
+        moved = {}
+        for name, value in mean.items():
+            start = self._global[name].astype(np.float64)
+            change = value.astype(np.float64) - start
+            self._velocity[name] = momentum * self._velocity.get(name, 0.0) + change
+            moved[name] = (start + rate * self._velocity[name]).astype(np.float32)
+        return moved
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -197,6 +197,29 @@ def test_a_histogram_that_cannot_be_summed_counts_as_a_refusal(
     np.testing.assert_array_equal(reports[-1].histogram, np.full((2, 3), 3.0))
 
 
+@pytest.mark.parametrize(("rate", "momentum"), [(1.0, 0.0), (2.0, 0.0), (0.5, 0.8)])
+def test_the_server_moves_by_rate_and_momentum(
+    federation: Contract, rate: float, momentum: float
+) -> None:
+    training = dataclasses.replace(
+        federation.training, server_learning_rate=rate, server_momentum=momentum, average=0.0
+    )
+    fedavg, reports = strategy(dataclasses.replace(federation, training=training), 2)
+    at, velocity = np.zeros(2), np.zeros(2)
+    for round_, step in enumerate([[1.0, -2.0], [0.5, 4.0], [-3.0, 0.25]], 1):
+        asked = array_record({"w": at.astype(np.float32)})
+        fedavg.configure_train(round_, asked, ConfigRecord(), nodes(2, 3))
+        arrays, _ = fedavg.aggregate_train(
+            round_, [trained(2, at + 2 * np.asarray(step), 1.0), trained(3, at, 1.0)]
+        )
+        velocity = momentum * velocity + step
+        at = at + rate * velocity
+        assert arrays is not None
+        np.testing.assert_allclose(arrays["w"].numpy(), at, rtol=1e-6)
+        np.testing.assert_allclose(fedavg.released["w"], at, rtol=1e-6)
+        at = arrays["w"].numpy().astype(np.float64)
+
+
 def test_the_released_adapter_is_the_running_average(federation: Contract) -> None:
     fedavg, reports = strategy(federation)
     for round_, value in enumerate([4.0, 8.0], start=1):

@@ -120,7 +120,7 @@ class CreditFedAvg(FedAvg):
         return array_record(fresh), MetricRecord()
 
     def _moved(self, mean: Adapter) -> Adapter:
-        """The global adapter after the round; the mean itself where the contract has plain FedAvg."""
+        """The global adapter after the round; under plain FedAvg the mean itself."""
         training = self._contract.training
         rate, momentum = training.server_learning_rate, training.server_momentum
         if (rate, momentum) == (1.0, 0.0):

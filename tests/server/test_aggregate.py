@@ -204,7 +204,7 @@ def test_the_server_moves_by_rate_and_momentum(
     training = dataclasses.replace(
         federation.training, server_learning_rate=rate, server_momentum=momentum, average=0.0
     )
-    fedavg, reports = strategy(dataclasses.replace(federation, training=training), 2)
+    fedavg, _ = strategy(dataclasses.replace(federation, training=training), 2)
     at, velocity = np.zeros(2), np.zeros(2)
     for round_, step in enumerate([[1.0, -2.0], [0.5, 4.0], [-3.0, 0.25]], 1):
         asked = array_record({"w": at.astype(np.float32)})

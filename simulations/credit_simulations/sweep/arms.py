@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from credit_client.training.examples import Examples
 from credit_client.training.loop import score
 from credit_common.contract import Contract
+from credit_common.device import device_of
 from credit_common.model import CreditModel
 from credit_common.record import Record
 from credit_common.sections import GroupName
@@ -117,7 +118,7 @@ def _central(users: Users, drawn: Draw, trial: Trial) -> Trained:
     names = sorted(drawn.holdout)
     out = np.concatenate([drawn.holdout[name] for name in names])
     one = Draw(train={CENTRAL: train}, holdout={CENTRAL: out})
-    trained = _federation(replace(users, contract=contract), one, one, trial, contract)
+    trained = _federation(users, one, one, trial, contract)
     ends = np.cumsum([len(drawn.holdout[name]) for name in names])[:-1]
     scores = dict(zip(names, np.split(trained.scores[CENTRAL], ends), strict=True))
     return replace(trained, scores=scores, bytes_up=0)
@@ -130,7 +131,7 @@ def _federation(
     examples = _examples(users, contract)
     contract = at_epsilon(contract, trial.epsilon)
     model = _model(users, contract)
-    taking_part = parties(users, drawn, examples)
+    taking_part = parties(contract, drawn, examples)
     with tempfile.TemporaryDirectory(prefix="credit-sim-") as folder:
         outcome = simulate(
             contract,
@@ -140,7 +141,7 @@ def _federation(
             allow_no_privacy=trial.epsilon is None,
             seed=trial.seed,
         )
-    others = taking_part if judged is drawn else parties(users, judged, examples)
+    others = taking_part if judged is drawn else parties(contract, judged, examples)
     others = under_edges(contract, others, outcome.edges)
     raw = holdout_scores(model, others, outcome.adapter)
     resolved = contract.with_edges(outcome.edges)
@@ -165,7 +166,7 @@ def _rounds(outcome: Outcome) -> dict[int, float]:
 def _examples(users: Users, contract: Contract) -> Examples:
     groups = contract.model.train
     if "head" not in groups:
-        return users.examples.without_text()
+        return users.wide
     read = users.examples if "lora" in groups else users.at_cls
     return read if "wide" in groups else read.without_wide()
 
@@ -174,8 +175,9 @@ def _model(users: Users, contract: Contract) -> CreditModel:
     """The resident model where the groups are the contract's own, otherwise one of its own."""
     if contract.model.train == users.contract.model.train:
         return users.model
-    backbone = users.model.backbone if contract.model.reads_text else None
-    return CreditModel(contract, backbone, users.model.device)
+    if not contract.model.reads_text:
+        return CreditModel(contract, None, device_of("cpu"))
+    return CreditModel(contract, users.model.backbone, users.model.device)
 
 
 def _local_only(users: Users, drawn: Draw, trial: Trial) -> Trained | None:
@@ -200,14 +202,14 @@ def _untuned(users: Users, drawn: Draw, trial: Trial) -> Trained | None:
         return None
     vectors = users.at_cls.cls_vectors()
     train, out, split = _rows(drawn)
-    scores = alone.on_vectors(vectors[train], users.examples.labels[train], vectors[out])
+    scores = alone.on_vectors(vectors[train], users.labels[train], vectors[out])
     return Trained(scores=split(scores))
 
 
 def _fit(fit: alone.Fit, users: Users, drawn: Draw) -> Trained:
     train, out, split = _rows(drawn)
     known = [users.records[i] for i in train]
-    predict = fit(users.contract, known, users.examples.labels[train])
+    predict = fit(users.contract, known, users.labels[train])
     return Trained(scores=split(predict([users.records[i] for i in out])), predict=predict)
 
 

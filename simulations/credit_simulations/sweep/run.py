@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from credit_common.errors import CreditError
-from credit_simulations.sweep.plan import Entry, Sweep, Trial
+from credit_simulations.sweep.plan import WITHOUT_TEXT, Entry, Sweep, Trial
 from credit_simulations.sweep.users import data_sha256, entry_contract
 from credit_simulations.sweep.workers import Done, Task, by_processes, by_ray, said
 
@@ -128,7 +128,8 @@ def _tasks(left: Sequence[Trial]) -> list[Task]:
 
     A trial whose users are not encoded yet waits for it, so that this order is quick and no more.
     """
-    entries: list[Entry] = list(dict.fromkeys(trial.entry for trial in left))
+    texts = [trial.entry for trial in left if trial.arm not in WITHOUT_TEXT]
+    entries: list[Entry] = list(dict.fromkeys(texts))
     return [*reversed(entries), *left]
 
 

@@ -61,11 +61,9 @@ def judged(users: Users, drawn: Draw, scores: Scores) -> dict[str, Any]:
     """Exact figures of log odds on the hold-out users that were scored."""
     names = sorted(scores)
     rows = np.concatenate([drawn.holdout[name] for name in names])
-    labels, odds = users.examples.labels[rows], np.concatenate([scores[n] for n in names])
+    labels, odds = users.labels[rows], np.concatenate([scores[n] for n in names])
     chance = 1.0 / (1.0 + np.exp(-np.clip(odds, -30.0, 30.0)))
-    inside = {
-        name: auc_exact(scores[name], users.examples.labels[drawn.holdout[name]]) for name in names
-    }
+    inside = {name: auc_exact(scores[name], users.labels[drawn.holdout[name]]) for name in names}
     best = None
     if "true_pd" in users.frame:
         best = auc_exact(users.frame["true_pd"].to_numpy(np.float64)[rows], labels)

@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,26 +33,55 @@ _TRUE_PD = "true_pd"
 
 @dataclass(frozen=True, kw_only=True)
 class Users:
-    """All usable users of an entry, in the data set's order.
+    """All usable users of an entry, in the data set's order; encoded when that is first asked for.
 
     Attributes:
         frame: Per user: the user id, `holder`, label and time as in the file, and `true_pd`.
         records: Their checked values.
-        examples: Encoded, wide features and text.
-        at_cls: The same at [CLS] of the frozen BERT.
+        rows: Of the file, that they are.
         left_out: Rows that the contract rejects.
         data_sha256: Of the prepared file.
     """
 
     entry: Entry
     contract: Contract
-    model: CreditModel
     frame: pd.DataFrame
     records: tuple[Record, ...]
-    examples: Examples
-    at_cls: Examples
+    rows: NDArray[np.intp]
     left_out: int
     data_sha256: str
+
+    @cached_property
+    def labels(self) -> NDArray[np.float32]:
+        """1 for the event, (users,)."""
+        return np.asarray([record.label for record in self.records], np.float32)
+
+    @cached_property
+    def model(self) -> CreditModel:
+        """The resident model of the contract."""
+        spec = self.contract.model
+        backbone = resolve_backbone(spec) if spec.reads_text else None
+        return CreditModel(self.contract, backbone, device_of("cpu"))
+
+    @cached_property
+    def wide(self) -> Examples:
+        """Wide features alone."""
+        contract = self.contract.training_only("wide")
+        return Examples(CreditModel(contract, None, device_of("cpu")), contract, self.records)
+
+    @property
+    def examples(self) -> Examples:
+        """Encoded, wide features and text."""
+        return self._encoded[0]
+
+    @property
+    def at_cls(self) -> Examples:
+        """The same at [CLS] of the frozen BERT."""
+        return self._encoded[1]
+
+    @cached_property
+    def _encoded(self) -> tuple[Examples, Examples]:
+        return encoded(self.model, self.contract, self.records, self.rows, self.data_sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,27 +125,19 @@ def data_sha256(entry: Entry) -> str:
 
 
 def read_users(entry: Entry) -> Users:
-    """Read, check and encode an entry's users; slow the first time on a machine."""
+    """Read and check an entry's users."""
     contract, sha256 = entry_contract(entry), data_sha256(entry)
     frame = _sampled(pd.read_parquet(prepare(entry.name)), entry.rows)
     records, rows = _records(contract, frame)
     columns = [contract.record.user, "holder", contract.task.label]
     columns += [_TRUE_PD] if _TRUE_PD in frame.columns else []
     columns += [contract.record.time] if contract.record.time else []
-    backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
-    model = CreditModel(contract, backbone, device_of("cpu"))
-    if backbone is None:
-        examples = at_cls = Examples(model, contract, records)
-    else:
-        examples, at_cls = encoded(model, contract, records, rows, sha256)
     return Users(
         entry=entry,
         contract=contract,
-        model=model,
         frame=frame.iloc[rows][columns].reset_index(drop=True),
         records=records,
-        examples=examples,
-        at_cls=at_cls,
+        rows=rows,
         left_out=len(frame) - len(rows),
         data_sha256=sha256,
     )
@@ -134,17 +156,17 @@ def draw(users: Users, trial: Trial) -> Draw:
     for name, part in sorted(_parts(users, numbered, seed).items()):
         rows = part[_ROW].to_numpy(np.intp)
         sides = rows[~out[rows]], rows[out[rows]]
-        if all(len(set(users.examples.labels[side].tolist())) == 2 for side in sides):
+        if all(len(set(users.labels[side].tolist())) == 2 for side in sides):
             train[name], holdout[name] = sides
     return Draw(train=train, holdout=holdout)
 
 
-def parties(users: Users, drawn: Draw, examples: Examples) -> list[Party]:
-    """The holders of a draw with some form of their examples."""
+def parties(contract: Contract, drawn: Draw, examples: Examples) -> list[Party]:
+    """The holders of a draw with some form of all users' examples."""
     return [
         Party(
             name=name,
-            size_class=nearest_size_class(users.contract, len(rows)),
+            size_class=nearest_size_class(contract, len(rows)),
             train=examples.subset(rows),
             holdout=examples.subset(drawn.holdout[name]),
         )

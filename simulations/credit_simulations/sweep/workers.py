@@ -31,7 +31,9 @@ def work(task: Task) -> Done:
 
     try:
         if isinstance(task, Entry):
-            read_users(task)
+            users = read_users(task)
+            if users.contract.model.reads_text:
+                _ = users.examples  # on the disk from now on
             return task, None
         return task, run_trial(task)
     except CreditError as error:

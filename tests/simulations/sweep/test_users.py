@@ -69,7 +69,7 @@ def test_folds_hold_each_user_out_once(german):
 
 def test_parties_have_their_own_users(german):
     drawn = draw(german, TRIAL)
-    for party in parties(german, drawn, german.examples):
+    for party in parties(german.contract, drawn, german.examples):
         rows = drawn.train[party.name]
         assert np.array_equal(party.train.labels, german.examples.labels[rows])
         assert np.array_equal(party.train.wide, german.examples.wide[rows])

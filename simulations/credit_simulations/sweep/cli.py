@@ -26,7 +26,7 @@ def add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="AUC and KS against ε over data sets, holders and seeds, with all baselines",
         description="Run a sweep file: data sets x partitions x holders x arms x ε x seeds. "
         "Finished trials are kept in FOLDER/results.jsonl and never run again; the table goes to "
-        "stdout. Without a file, the sweep behind docs/results.md.",
+        "stdout. Without a file: four data sets, natural holders, ε 1, 3, 8 and none, five seeds.",
     )
     sweep.add_argument(
         "file",

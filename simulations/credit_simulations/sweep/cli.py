@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from credit_common.errors import ContractError
+from credit_common.errors import ContractError, CreditError
 from credit_simulations.results.cli import STYLES, show
 
 if TYPE_CHECKING:
@@ -60,9 +61,15 @@ def add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _sweep(options: argparse.Namespace) -> int:
     from credit_simulations.results.trials import Trials, read_trials
+    from credit_simulations.sweep.plan import BASELINES
     from credit_simulations.sweep.run import RESULTS, run_sweep
 
     sweep = _asked(options)
+    if set(sweep.arms) & set(BASELINES) and find_spec("sklearn") is None:
+        raise CreditError(
+            f"arms {', '.join(BASELINES)} need scikit-learn: "
+            "pip install 'credit-federation[bench]', or name others by --arms"
+        )
     folder = options.out or Path("credit-sweeps") / sweep.name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if options.processes is not None and options.processes < 1:

@@ -25,6 +25,8 @@ OPEN_ARMS = ("local_only", "central", "logistic", "gbm", "untuned", "tfidf")
 """Arms without DP."""
 ARMS = (*PRIVATE_ARMS, "central_dp", *OPEN_ARMS)
 """All arms; `central_dp` trains at each finite ε. `sweep.arms` says what each is."""
+BASELINES = ("local_only", "logistic", "gbm", "untuned", "tfidf")
+"""Arms that are scikit-learn's."""
 WITHOUT_TEXT = ("wide_only", "local_only", "logistic", "gbm", "tfidf")
 """Arms that no text goes through BERT for."""
 

@@ -3,9 +3,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import tomllib
 import warnings
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +295,75 @@ def _toml(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
+
+
+_VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class _Page(HTMLParser):
+    """Tags with their attributes, text, and whether each tag is closed in its turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.words = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="session")
+def parsed_page():
+    """Reads the text of a page: its tags, whether they are closed, and its words."""
+    return _Page
+
+
+@pytest.fixture
+def browsed(tmp_path):
+    """Opens a page in headless Chromium: the DOM that it ends with, and what was logged."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium here")
+
+    def browse(page: str) -> tuple[str, str]:
+        file = tmp_path / "page.html"
+        file.write_text(page, encoding="utf-8")
+        done = subprocess.run(
+            [
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--enable-logging=stderr",
+                "--virtual-time-budget=3000",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                "--dump-dom",
+                file.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout, done.stderr
+
+    return browse

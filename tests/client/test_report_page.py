@@ -3,9 +3,6 @@
 import copy
 import html
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 
@@ -38,7 +35,6 @@ ARM = {
     "canaries": 1000,
     "caught": False,
 }
-VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 
 @pytest.fixture(scope="module")
@@ -71,34 +67,8 @@ def lost(changed):
     )
 
 
-class Page(HTMLParser):
-    """Tags with their attributes, text, and whether each tag is closed in its turn."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.words = [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-
-def test_the_page_is_well_formed_and_has_all_its_titles(report):
-    page = Page(as_html(report))
+def test_the_page_is_well_formed_and_has_all_its_titles(report, parsed_page):
+    page = parsed_page(as_html(report))
     assert page.open == []
     assert [tag for tag, _ in page.tags].count("h1") == 1
     for title in TITLES:
@@ -108,9 +78,9 @@ def test_the_page_is_well_formed_and_has_all_its_titles(report):
     assert {a["aria-labelledby"] for _, a in page.tags if "aria-labelledby" in a} == set(ids)
 
 
-def test_the_page_has_no_script_and_nothing_from_outside(report):
+def test_the_page_has_no_script_and_nothing_from_outside(report, parsed_page):
     text = as_html(report)
-    page = Page(text)
+    page = parsed_page(text)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "base", "form"}
     for _, attrs in page.tags:
         assert not {"src", "href", "srcset", "style", "action"} & set(attrs)
@@ -133,9 +103,9 @@ def strings_replaced(plain, by):
     return by if isinstance(plain, str) else plain
 
 
-def test_whatever_a_report_says_is_text_and_never_markup(report, lost):
+def test_whatever_a_report_says_is_text_and_never_markup(report, lost, parsed_page):
     for each in (report, lost):
-        usual, evil = Page(as_html(each)), Page(as_html(strings_replaced(each, EVIL)))
+        usual, evil = parsed_page(as_html(each)), parsed_page(as_html(strings_replaced(each, EVIL)))
         kinds = {tag for tag, _ in evil.tags}
         assert not kinds & {"script", "img"}
         assert kinds <= {tag for tag, _ in usual.tags} | {"code"}
@@ -167,9 +137,9 @@ def test_text_fits_a_terminal_and_cannot_steer_it(report, lost, changed):
     ("epsilon", "shown"),
     [(7.9201, "7.93"), (7.92, "7.92"), (0.0001, "0.01"), (3.999999, "4.00"), (0.0, "0.00")],
 )
-def test_epsilon_is_never_rounded_down(changed, epsilon, shown):
+def test_epsilon_is_never_rounded_down(changed, epsilon, shown, parsed_page):
     report = changed(epsilon=epsilon, budget=8.0)
-    page, text = Page(as_html(report)).text, as_text(report)
+    page, text = parsed_page(as_html(report)).text, as_text(report)
     assert f"ε ≤ {shown} δ = 0.00001" in page
     assert f"epsilon = {shown} allows" in page
     assert f"epsilon = {shown}" in " ".join(text.split())
@@ -177,7 +147,7 @@ def test_epsilon_is_never_rounded_down(changed, epsilon, shown):
     assert float(left[1]) == pytest.approx(8.0 - float(shown))
 
 
-def test_no_other_number_is_rounded_down_either(changed, report):
+def test_no_other_number_is_rounded_down_either(changed, report, parsed_page):
     told = changed(
         epsilon_by_account={"train": 1.2301, "holdout": 0.4501},
         epsilon_replace_one=2.3401,
@@ -186,19 +156,19 @@ def test_no_other_number_is_rounded_down_either(changed, report):
         audit={"arms": [{**ARM, "lower_bound": 0.4401}]},
     )
     told["accountant"]["cross_check"]["epsilon"] = 6.7801
-    for text in (as_text(told), Page(as_html(told)).text):
+    for text in (as_text(told), parsed_page(as_html(told)).text):
         for number in ("1.24", "0.46", "2.35", "3.46", "4.57", "5.68", "6.79", "0.45", "2,767"):
             assert number in text, number
         assert "96.55%" in text
         assert "more than 99.99%" in text
 
 
-def test_a_very_small_delta_is_written_out(changed):
-    assert "δ = 0.0000000125 " in Page(as_html(changed(delta=1.25e-8))).text
+def test_a_very_small_delta_is_written_out(changed, parsed_page):
+    assert "δ = 0.0000000125 " in parsed_page(as_html(changed(delta=1.25e-8))).text
 
 
-def test_lost_entries_are_loud_and_their_reasons_are_shown(lost):
-    page, text = Page(as_html(lost)), as_text(lost)
+def test_lost_entries_are_loud_and_their_reasons_are_shown(lost, parsed_page):
+    page, text = parsed_page(as_html(lost)), as_text(lost)
     assert ("p", {"class": "loud", "role": "alert"}) in page.tags
     assert "ε is unknown" in page.text
     assert "≤" not in page.text.split("The answer")[0]
@@ -220,8 +190,8 @@ def test_an_attack_that_finds_more_than_was_claimed_is_loud(changed):
     assert "No audit came with this report" in as_text(changed(audit=None))
 
 
-def test_every_entry_of_the_ledger_is_on_the_page(report):
-    page = Page(as_html(report))
+def test_every_entry_of_the_ledger_is_on_the_page(report, parsed_page):
+    page = parsed_page(as_html(report))
     folded = page.text.split("All 4 entries")[1].split("How the settings")[0]
     for entry in report["releases"]:
         assert entry["hash"][:12] in folded
@@ -229,7 +199,6 @@ def test_every_entry_of_the_ledger_is_on_the_page(report):
     assert "sampled gaussian: noise multiplier 1.0, sampling rate 0.1, steps 2" in folded
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 MEASURE = """<!doctype html><title>measuring</title>
 <iframe width="{width}" height="700" style="border:0" srcdoc="{page}"></iframe>
 <script>
@@ -244,34 +213,11 @@ onload = () => {{
 </script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 @pytest.mark.parametrize("width", [360, 1100])
 @pytest.mark.parametrize("kind", ["whole", "lost"])
-def test_a_browser_shows_the_whole_page_without_an_error(report, lost, tmp_path, width, kind):
+def test_a_browser_shows_the_whole_page_without_an_error(report, lost, browsed, width, kind):
     """No heading is hidden, neither the page nor a table scrolls sideways, the console is empty."""
     page = html.escape(as_html(report if kind == "whole" else lost))
-    (tmp_path / "page.html").write_text(MEASURE.format(width=width, page=page), encoding="utf-8")
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=3000",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            (tmp_path / "page.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert f"headings {len(TITLES) + 1}; over 0;" in done.stdout
-    assert "CONSOLE" not in done.stderr
+    shown, logged = browsed(MEASURE.format(width=width, page=page))
+    assert f"headings {len(TITLES) + 1}; over 0;" in shown
+    assert "CONSOLE" not in logged

@@ -3,9 +3,6 @@
 import base64
 import html
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 
@@ -14,34 +11,7 @@ from credit_simulations.results.plots import plots
 
 EVIL = '<script>alert(1)</script><img src="http://evil.example/x"> & "quoted" \x1b[2J'
 COMMAND = "credit-sim report results.jsonl --out page"
-VOID = {"meta", "br", "img", "link", "hr", "input"}
 FIGURES = ("gain", "auc", "holder-auc", "ks", "calibration", "rounds", "bytes", "seconds")
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, text, and whether each tag is closed in its turn."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.words = [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
 
 
 @pytest.fixture
@@ -58,8 +28,8 @@ def page(module_sweep):
     return as_html(module_sweep, plots(module_sweep.trials), COMMAND)
 
 
-def test_the_page_is_well_formed_and_its_names_are_unique(page):
-    found = Page(page)
+def test_the_page_is_well_formed_and_its_names_are_unique(page, parsed_page):
+    found = parsed_page(page)
     assert found.open == []
     assert [tag for tag, _ in found.tags].count("h1") == 1
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
@@ -68,8 +38,8 @@ def test_the_page_is_well_formed_and_its_names_are_unique(page):
     assert {a["href"] for _, a in found.tags if "href" in a} <= {f"#{name}" for name in ids}
 
 
-def test_each_figure_has_name_caption_words_and_its_picture_inside(page):
-    found = Page(page)
+def test_each_figure_has_name_caption_words_and_its_picture_inside(page, parsed_page):
+    found = parsed_page(page)
     named = [a["id"] for tag, a in found.tags if tag == "figure"]
     assert named == [f"{kind}-pakdd2009" for kind in FIGURES]
     pictures = [a for tag, a in found.tags if tag == "img"]
@@ -81,8 +51,8 @@ def test_each_figure_has_name_caption_words_and_its_picture_inside(page):
         assert picture["alt"]
 
 
-def test_the_page_has_no_script_and_nothing_from_outside(page):
-    found = Page(page)
+def test_the_page_has_no_script_and_nothing_from_outside(page, parsed_page):
+    found = parsed_page(page)
     assert not {tag for tag, _ in found.tags} & {"script", "link", "iframe", "base", "form"}
     for tag, attrs in found.tags:
         assert not {"srcset", "style", "action"} & set(attrs)
@@ -101,8 +71,8 @@ def test_both_answers_are_the_first_thing_that_is_said(page):
     assert "ε = 8 costs 0.010 (+0.010 to +0.010); ε = 1 costs 0.030" in head
 
 
-def test_merchants_who_lose_are_listed_by_name_with_their_noise(page):
-    words = Page(page).text
+def test_merchants_who_lose_are_listed_by_name_with_their_noise(page, parsed_page):
+    words = parsed_page(page).text
     listed = words.split("Merchants who lose")[1].split("Gain of each merchant")[0]
     assert "2 merchants lose at some ε" in listed
     assert re.search(r"south natural, 3 101 at ε = 8 .0\.030 .* beyond noise", listed)
@@ -132,8 +102,8 @@ def test_a_data_set_on_which_merchants_lose_is_marked(page_of, line):
     assert 'class="answer loss"' in page_of(*lines)
 
 
-def test_what_an_arm_is_and_how_epsilon_is_meant_stand_on_the_page(page):
-    words = Page(page).text
+def test_what_an_arm_is_and_how_epsilon_is_meant_stand_on_the_page(page, parsed_page):
+    words = parsed_page(page).text
     assert "one user of one holder" in words
     assert "add or remove" in words
     assert "privacy loss distributions" in words
@@ -143,8 +113,8 @@ def test_what_an_arm_is_and_how_epsilon_is_meant_stand_on_the_page(page):
     assert f"<code>{COMMAND}</code>" in page
 
 
-def test_published_figures_are_beside_ours_with_their_source(page, page_of, line):
-    assert "this project, 5-fold cross-validation" in Page(page).text
+def test_published_figures_are_beside_ours_with_their_source(page, page_of, line, parsed_page):
+    assert "this project, 5-fold cross-validation" in parsed_page(page).text
     assert "Maddock" not in page
     assert "Maddock et al., CCS 2022" in page_of(line(data="gmsc"))
 
@@ -160,7 +130,7 @@ def test_lines_that_do_not_count_are_told(written, line):
     assert "1 trial left out" in text
 
 
-def test_names_are_text_and_never_markup(page_of, line):
+def test_names_are_text_and_never_markup(page_of, line, parsed_page):
     users = {EVIL: {"auc": 0.5, "users": 9}}
     better = {EVIL: {"auc": 0.6, "users": 9}}
     names = {"data": EVIL, "partition": EVIL}
@@ -169,7 +139,7 @@ def test_names_are_text_and_never_markup(page_of, line):
         line(**names, arm="local_only", epsilon=None, in_holder=better),
         line(**names, arm=EVIL, epsilon=None),
     )
-    found = Page(text)
+    found = parsed_page(text)
     assert found.open == []
     assert "script" not in {tag for tag, _ in found.tags}
     assert {a["src"].partition(",")[0] for t, a in found.tags if t == "img"} == {
@@ -180,15 +150,14 @@ def test_names_are_text_and_never_markup(page_of, line):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_each_data_set_has_its_answer_and_its_figures(page_of, line, count):
-    found = Page(page_of(*(line(data=f"set{i}", rounds=[]) for i in range(count))))
+def test_each_data_set_has_its_answer_and_its_figures(page_of, line, count, parsed_page):
+    found = parsed_page(page_of(*(line(data=f"set{i}", rounds=[]) for i in range(count))))
     answers = [a for _, a in found.tags if a.get("class") == "answer"]
     assert len(answers) == count
     figures = {a["id"] for tag, a in found.tags if tag == "figure"}
     assert {f"auc-set{i}" for i in range(count)} <= figures
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 MEASURE = """<!doctype html><title>measuring</title>
 <iframe width="{width}" height="700" style="border:0" srcdoc="{page}"></iframe>
 <script>
@@ -206,49 +175,24 @@ onload = () => {{
 </script>"""
 
 
-def browsed(page, folder, width):
+@pytest.fixture
+def measured(browsed):
     """Figures whose pictures have a size, and pixels beyond the width; and what was logged."""
-    measured = MEASURE.format(width=width, page=html.escape(page))
-    (folder / "page.html").write_text(measured, encoding="utf-8")
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=3000",
-            f"--user-data-dir={folder / 'profile'}",
-            "--dump-dom",
-            (folder / "page.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout, done.stderr
+    return lambda page, width: browsed(MEASURE.format(width=width, page=html.escape(page)))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 @pytest.mark.parametrize("width", [360, 1100])
-def test_a_browser_shows_each_figure_without_an_error(page, tmp_path, width):
+def test_a_browser_shows_each_figure_without_an_error(page, measured, width):
     """The page does not scroll sideways, the console is empty, each named picture has a size."""
-    shown, logged = browsed(page, tmp_path, width)
+    shown, logged = measured(page, width)
     names = " ".join(f"{kind}-pakdd2009" for kind in FIGURES)
     assert f"figures {names}; over 0;" in shown
     assert "CONSOLE" not in logged
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-def test_a_browser_would_miss_a_damaged_picture_and_log_what_comes_from_outside(page, tmp_path):
+def test_a_browser_would_miss_a_damaged_picture_and_log_what_comes_from_outside(page, measured):
     broken = page.replace("base64,iVBOR", "base64,AAAAA", 1)
     broken = broken.replace("</main>", '<img alt="" src="file:///outside.png"></main>')
-    shown, logged = browsed(broken, tmp_path, 1100)
+    shown, logged = measured(broken, 1100)
     assert "figures auc-pakdd2009 " in shown
     assert "Content Security Policy" in logged

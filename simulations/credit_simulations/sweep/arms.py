@@ -129,7 +129,7 @@ def _federation(
 ) -> Trained:
     """Train on one draw's holders and score another's hold-out users."""
     examples = _examples(users, contract)
-    contract = at_epsilon(contract, trial.epsilon)
+    contract = at_epsilon(trial.entry.contract_at(contract, trial.epsilon), trial.epsilon)
     model = _model(users, contract)
     taking_part = parties(contract, drawn, examples)
     with tempfile.TemporaryDirectory(prefix="credit-sim-") as folder:
@@ -174,6 +174,7 @@ def _examples(users: Users, contract: Contract) -> Examples:
 def _model(users: Users, contract: Contract) -> CreditModel:
     """The resident model where the groups are the contract's own, otherwise one of its own."""
     if contract.model.train == users.contract.model.train:
+        users.model.contract = contract  # the same model, with the learning rates of this ε
         return users.model
     if not contract.model.reads_text:
         return CreditModel(contract, None, device_of("cpu"))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from credit_common.checked import build, require
 from credit_common.contract import Contract
 from credit_common.errors import ContractError
-from credit_common.sections import NAME, NAME_BOUND
+from credit_common.sections import NAME, NAME_BOUND, LearningRates
 
 REVISION = 1
 """One more whenever the code changes what a trial's result is; finished trials run again then."""
@@ -32,6 +32,48 @@ WITHOUT_TEXT = ("wide_only", "local_only", "logistic", "gbm", "tfidf")
 
 
 @dataclass(frozen=True, kw_only=True)
+class At:
+    """What an entry changes in the contract at some ε, for the arms that train its model.
+
+    A contract is written for one ε; at another, other steps and rates are right. What is left out
+    stays the contract's; of learning rates, all groups are told at once.
+
+    Attributes:
+        epsilons: Where it holds; `without_dp`: whether it holds without DP.
+        rounds, steps, sampling_rate, average, server_momentum, learning_rate: Of [training].
+    """
+
+    epsilons: tuple[float, ...] = ()
+    without_dp: bool = False
+    rounds: int | None = None
+    steps: int | None = None
+    sampling_rate: float | None = None
+    average: float | None = None
+    server_momentum: float | None = None
+    learning_rate: LearningRates | None = None
+
+    def holds(self, epsilon: float | None) -> bool:
+        """Whether it holds at an ε; None is without DP."""
+        return self.without_dp if epsilon is None else epsilon in self.epsilons
+
+    def changed(self, contract: Contract) -> Contract:
+        """The contract with what is changed; ContractError where a value is out of its range."""
+        own = {name: getattr(self, name) for name in _TRAINING}
+        told = {name: value for name, value in own.items() if value is not None}
+        return replace(contract, training=replace(contract.training, **told))
+
+
+_TRAINING = (
+    "rounds",
+    "steps",
+    "sampling_rate",
+    "average",
+    "server_momentum",
+    "learning_rate",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One data set and how it is spread over holders.
 
@@ -45,6 +87,7 @@ class Entry:
         held_out: "users" by their hash, as the contract splits them, or the "later" ones by the
             contract's time.
         contract: A federation file instead of the packaged one, beside the sweep file.
+        at: What is changed in it at some ε; the last one that holds counts.
     """
 
     name: str
@@ -55,6 +98,7 @@ class Entry:
     rows: int = 0
     held_out: Literal["users", "later"] = "users"
     contract: str = ""
+    at: tuple[At, ...] = ()
 
     def __post_init__(self) -> None:
         require(bool(re.fullmatch(NAME, self.name)), "data.name", self.name, NAME_BOUND)
@@ -64,6 +108,11 @@ class Entry:
         require(self.rows >= 0, "data.rows", self.rows, "at least 0")
         ok = 1e-3 <= self.alpha <= 1e6
         require(ok, "data.alpha", self.alpha, "between 0.001 and 1000000")
+
+    def contract_at(self, contract: Contract, epsilon: float | None) -> Contract:
+        """The contract as it is at an ε, before its noise is set."""
+        found = [own for own in self.at if own.holds(epsilon)]
+        return found[-1].changed(contract) if found else contract
 
     @property
     def spread(self) -> str:
@@ -171,9 +220,11 @@ class Trial:
             contract: Of the entry.
             data_sha256: Of the prepared data file.
         """
+        if self.arm not in BASELINES:
+            contract = self.entry.contract_at(contract, self.epsilon)
         told = {
             "revision": REVISION,
-            "trial": asdict(replace(self, entry=replace(self.entry, contract=""))),
+            "trial": asdict(replace(self, entry=replace(self.entry, contract="", at=()))),
             "contract": contract.digest,
             "data": data_sha256,
         }

@@ -108,6 +108,25 @@ def test_a_digest_follows_all_that_a_result_depends_on(federation_file):
     assert folded.digest(contract, "d" * 64) not in digests
 
 
+def test_settings_at_an_epsilon_count_there_and_for_trained_arms_alone(tmp_path, federation_file):
+    contract = parse_contract(federation_file())
+    text = SMALL + "[[data.at]]\nepsilons = [1]\nrounds = 2\nlearning_rate = { wide = 3.0 }\n"
+    plain, changed = loaded(tmp_path, SMALL).trials(), loaded(tmp_path, text).trials()
+    at = changed[0].entry
+    assert at.contract_at(contract, 1.0).training.rounds == 2
+    assert at.contract_at(contract, 1.0).training.learning_rate.wide == 3.0
+    assert at.contract_at(contract, 1.0).training.steps == contract.training.steps
+    assert at.contract_at(contract, 8.0) == at.contract_at(contract, None) == contract
+    for before, after in zip(plain, changed, strict=True):
+        same = before.digest(contract, "d" * 64) == after.digest(contract, "d" * 64)
+        assert same == (after.epsilon != 1.0)
+    wrong = loaded(tmp_path, text.replace("rounds = 2", "rounds = 0"))
+    with pytest.raises(ContractError, match=r"training\.rounds = 0"):
+        wrong.trials()[0].digest(contract, "d" * 64)
+    with pytest.raises(ContractError, match="unknown key 'epochs'"):
+        loaded(tmp_path, text.replace("rounds = 2", "epochs = 2"))
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGED.glob("*.toml")), ids=lambda p: p.stem)
 def test_packaged_sweeps_load(path):
     assert load_sweep(path).name == path.stem

@@ -91,10 +91,12 @@ def _table(found: Sequence["Row"], read: "Trials") -> None:
     from credit_simulations.results.claims import answers, headline
     from credit_simulations.results.rows import groups, settings
     from credit_simulations.results.sentences import cost_sentence, gain_sentence, place, shown
+    from credit_simulations.results.spoilt import spoilt_grid
     from credit_simulations.results.tables import pivot_grid, published_grid, rows_grid
 
     console = Console(width=None if sys.stdout.isatty() else 140)
-    for grid in (rows_grid(found), pivot_grid(found), published_grid(found)):
+    spoilt = spoilt_grid(read.trials)
+    for grid in (rows_grid(found), pivot_grid(found), spoilt, published_grid(found)):
         if grid.cells:
             table = Table(title=grid.title)
             for number, head in enumerate(grid.heads):

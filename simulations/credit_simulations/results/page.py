@@ -20,6 +20,7 @@ from credit_simulations.results.sentences import (
     signed,
     verdict,
 )
+from credit_simulations.results.spoilt import spoilt_grid
 from credit_simulations.results.tables import Grid, pivot_grid, published_grid, rows_grid
 from credit_simulations.results.trials import Trials
 
@@ -46,6 +47,7 @@ def as_html(read: Trials, plots: Mapping[str, Sequence[Plot]], command: str) -> 
             _data_set(number, data, found[data], [r for r in lines if r.data == data], plots[data])
             for number, data in enumerate(found, start=1)
         ),
+        *_spoilt(read),
         section("arms", "What each arm is", _described(arms_told(read.trials))),
         section("intervals", "How intervals are meant", *map(paragraph, intervals_told())),
         section("epsilon", "How ε is meant", *map(paragraph, epsilon_told(read.trials))),
@@ -126,6 +128,16 @@ def _data_set(
         table(_without_data(pivot_grid(lines))),
         f"<h3>{words(cited.title)}</h3>\n{table(_without_data(cited))}" if cited.cells else "",
     )
+
+
+def _spoilt(read: Trials) -> list[str]:
+    grid = spoilt_grid(read.trials)
+    if not grid.cells:
+        return []
+    told = (
+        "The same users with their records as they are and spoilt, each model with the same errors."
+    )
+    return [section("spoilt", grid.title, paragraph(told), table(grid))]
 
 
 def _answers_table(flat: Sequence[Answer]) -> str:

@@ -49,6 +49,8 @@ class Trial:
         bytes_up: Of one holder in one round.
         rounds: (round, AUC), in order.
         best_auc: The best that simulated data allow; None where nobody knows.
+        perturbed: AUC of some of the users as they are ("clean") and with their records spoilt, by
+            the way in which; empty where nobody asked for it.
     """
 
     digest: str
@@ -67,6 +69,7 @@ class Trial:
     rounds: tuple[tuple[int, float], ...]
     calibration: tuple[Bin, ...]
     best_auc: float | None
+    perturbed: Mapping[str, float | None]
     seconds: float
 
 
@@ -160,6 +163,7 @@ def _trial(plain: object, where: str) -> Trial:
             for each in read.listed("calibration")
         ),
         best_auc=read.optional("best_auc", 0, 1),
+        perturbed=read.numbers("perturbed", 0, 1),
         seconds=seconds,
     )
 
@@ -198,6 +202,13 @@ class _Fields:
 
     def optional(self, key: str, low: float, high: float = math.inf) -> float | None:
         return None if self._plain.get(key) is None else self.number(key, low, high)
+
+    def numbers(self, key: str, low: float, high: float) -> dict[str, float | None]:
+        plain = self._plain.get(key) or {}
+        if not isinstance(plain, dict):
+            self._refuse(key, "must be a JSON object")
+        inner = _Fields(plain, f"{self._where}, {key}")
+        return {name: inner.optional(name, low, high) for name in plain}
 
     def listed(self, key: str) -> Sequence["_Fields"]:
         value = self._plain.get(key) or []

@@ -60,6 +60,7 @@ def add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from credit_simulations.processes import ended_by_signals
     from credit_simulations.results.trials import Trials, read_trials
     from credit_simulations.sweep.plan import BASELINES
     from credit_simulations.sweep.run import RESULTS, run_sweep
@@ -74,13 +75,14 @@ def _sweep(options: argparse.Namespace) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if options.processes is not None and options.processes < 1:
         raise ContractError(f"--processes = {options.processes}: must be at least 1")
-    lines = run_sweep(
-        sweep,
-        folder,
-        processes=options.processes or cores or 1,
-        ray=options.ray,
-        on_trial=_tell,
-    )
+    with ended_by_signals():
+        lines = run_sweep(
+            sweep,
+            folder,
+            processes=options.processes or cores or 1,
+            ray=options.ray,
+            on_trial=_tell,
+        )
     wanted = {line["digest"] for line in lines}
     every = read_trials(folder / RESULTS).trials  # other options leave theirs in the same file
     show(Trials(trials=tuple(t for t in every if t.digest in wanted)), options.format)

@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,6 +68,8 @@ def by_processes(tasks: Sequence[Task], processes: int) -> Iterator[Done]:
             "what is finished is kept"
         ) from None
     finally:
+        # A pool that is shut down waits for its running tasks, minutes each; no public call ends
+        # them before Python 3.14.
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -116,11 +120,18 @@ def _knock(address: str) -> None:
 
 
 def _settle() -> None:
-    """One thread a process; an interrupt is the parent's to handle."""
+    """One thread a process; an interrupt is the parent's to handle, whose end ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _settled_work(task: Task) -> Done:

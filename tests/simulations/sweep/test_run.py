@@ -1,6 +1,11 @@
 """A sweep on real data and weights: every arm, nothing twice, what a crash leaves."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -129,3 +134,40 @@ def test_an_arm_without_use_is_finished_too(tmp_path):
     assert [progress.line is None for progress in told].count(True) == 3
     assert len(told) == 4
     assert [trial.arm for trial in read_trials(tmp_path / "results.jsonl").trials] == ["logistic"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_however_a_sweep_ends_its_processes_end_too(tmp_path, how):
+    (tmp_path / "s.toml").write_text(
+        'name = "small"\nepsilons = [8]\n[[data]]\nname = "german"\nmin_rows = 50\n'
+    )
+    command = [sys.executable, "-m", "credit_simulations.cli", "sweep", "s.toml"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as sweep:
+        first = sweep.stderr.readline()  # a trial is finished, others are under way
+        sweep.send_signal(how)
+        said = first + sweep.stderr.read()
+    assert "sweep: 1/" in said
+    assert "Traceback" not in said
+    assert sweep.returncode == (130 if how == signal.SIGTERM else -how)
+    ended_by = time.monotonic() + 30
+    while time.monotonic() < ended_by and _alive(sweep.pid):
+        time.sleep(0.2)
+    assert not _alive(sweep.pid)
+    lines = (tmp_path / "credit-sweeps" / "small" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["data"] for line in lines][:1] == ["german"]
+
+
+def _alive(group):
+    """Whether a process group has a process left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

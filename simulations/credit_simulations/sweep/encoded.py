@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from credit_client.training.examples import Examples
 from credit_client.training.hidden import Frozen
 from credit_common.contract import Contract
-from credit_common.fetch import cache_folder
+from credit_common.fetch import cache_folder, write_atomically
 from credit_common.fields import Field
 from credit_common.model import CreditModel
 from credit_common.record import Record
@@ -92,7 +92,8 @@ def _write(folder: Path, whole: Frozen, cls: Frozen) -> None:
             name = f"{kind}-{length}"
             rows.numpy().tofile(folder / name)
             shapes[name] = list(rows.shape)
-    (folder / _INDEX).write_text(json.dumps(shapes))  # last: it says that all is there
+    # Last and whole: it says that all is there.
+    write_atomically(folder / _INDEX, json.dumps(shapes).encode())
 
 
 def _read(folder: Path) -> tuple[Frozen, Frozen]:

@@ -130,7 +130,7 @@ class Sweep:
         name: Of the sweep, and of its folder.
         epsilons: Budgets of the arms with DP.
         without_dp: Whether the arms that train at each ε train without DP too.
-        seeds: Splits, partitions and initial draws 0, 1, ...: so many repetitions. With `folds` it
+        seeds: Splits and drawn partitions 0, 1, ...: so many repetitions. With `folds` it
             is ignored: each fold is a repetition.
         data: The data sets.
         arms: Which of `ARMS`.

@@ -137,15 +137,17 @@ def test_two_runs_without_privacy_and_equal_seeds_give_the_same_bits(
 
 
 def test_a_kept_ledger_refuses_a_second_run_past_the_budget(
-    short: Contract, shards: dict[str, Path], kept: Path
+    short: Contract, shards: dict[str, Path], tmp_path: Path
 ) -> None:
-    spent = 0.0
-    with Ledger.open(next(iter(sorted(kept.glob("*.ledger"))))) as ledger:
-        spent = ledger.epsilon_overall(short.privacy.delta)
-    privacy = dataclasses.replace(short.privacy, epsilon=spent * 1.01)
-    tight = dataclasses.replace(short, privacy=privacy)
+    wide = short.training_only("wide")
+    run_arms(wide, shards, arms=[], state=tmp_path)
+    with Ledger.open(next(iter(sorted(tmp_path.glob("*.ledger"))))) as ledger:
+        spent = ledger.epsilon_overall(wide.privacy.delta)
+    tight = dataclasses.replace(
+        wide, privacy=dataclasses.replace(wide.privacy, epsilon=spent * 1.01)
+    )
     with pytest.raises(CreditError, match=r"round 1: 0 of 3 holders answered"):
-        run_arms(tight, shards, arms=[], state=kept)
+        run_arms(tight, shards, arms=[], state=tmp_path)
 
 
 def test_no_privacy_is_refused_unless_allowed(short: Contract, shards: dict[str, Path]) -> None:

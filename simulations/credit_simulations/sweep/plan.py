@@ -87,6 +87,7 @@ class Entry:
         held_out: "users" by their hash, as the contract splits them, or the "later" ones by the
             contract's time.
         contract: A federation file instead of the packaged one, beside the sweep file.
+        arms: Only these of the sweep's; empty for all.
         at: What is changed in it at some ε; the last one that holds counts.
     """
 
@@ -98,6 +99,7 @@ class Entry:
     rows: int = 0
     held_out: Literal["users", "later"] = "users"
     contract: str = ""
+    arms: tuple[str, ...] = ()
     at: tuple[At, ...] = ()
 
     def __post_init__(self) -> None:
@@ -161,7 +163,8 @@ class Sweep:
         require(bool(self.data), "data", self.data, "at least one [[data]]")
         unique = len(set(self.data)) == len(self.data)
         require(unique, "data", [e.name for e in self.data], "without a repetition")
-        for arm in (*self.arms, *dict(self.epsilons_of)):
+        of_data = [arm for entry in self.data for arm in entry.arms]
+        for arm in (*self.arms, *of_data, *dict(self.epsilons_of)):
             require(arm in ARMS, "arms", arm, "one of " + ", ".join(ARMS))
         for where, epsilons in (("epsilons", self.epsilons), *self.epsilons_of):
             require(all(0 < e <= 50 for e in epsilons), where, epsilons, "inside (0, 50]")
@@ -174,6 +177,8 @@ class Sweep:
         for entry in self.data:
             for seed in range(repetitions):
                 for arm in self.arms:
+                    if entry.arms and arm not in entry.arms:
+                        continue
                     for epsilon in self._epsilons(arm):
                         made.append(
                             Trial(
@@ -224,7 +229,7 @@ class Trial:
             contract = self.entry.contract_at(contract, self.epsilon)
         told = {
             "revision": REVISION,
-            "trial": asdict(replace(self, entry=replace(self.entry, contract="", at=()))),
+            "trial": asdict(replace(self, entry=replace(self.entry, contract="", arms=(), at=()))),
             "contract": contract.digest,
             "data": data_sha256,
         }

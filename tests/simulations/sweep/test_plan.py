@@ -46,6 +46,13 @@ def test_epsilons_of_one_arm_and_no_trial_without_dp(tmp_path):
     assert found == {("federated", 3.0), ("central_dp", 1.0), ("central_dp", 8.0), ("gbm", None)}
 
 
+def test_a_data_set_may_run_some_of_the_arms_alone(tmp_path):
+    other = '[[data]]\nname = "taiwan"\narms = ["gbm", "tfidf"]\n'
+    trials = loaded(tmp_path, SMALL + other).trials()
+    arms = {name: {t.arm for t in trials if t.entry.name == name} for name in ("german", "taiwan")}
+    assert arms == {"german": {"federated", "central_dp", "gbm"}, "taiwan": {"gbm"}}
+
+
 def test_folds_stand_in_the_place_of_seeds(tmp_path):
     trials = loaded(tmp_path, SMALL.replace("seeds = 2", "seeds = 2\nfolds = 5")).trials()
     assert {(t.seed, t.folds) for t in trials} == {(fold, 5) for fold in range(5)}
@@ -63,6 +70,7 @@ def test_every_arm_is_with_or_without_dp():
         ("seeds = 2", "seeds = 0", "seeds = 0: must be at least 1"),
         ("seeds = 2", "sedes = 2", "unknown key 'sedes'"),
         ('"gbm"', '"lgbm"', "arms = 'lgbm': must be one of federated"),
+        ("min_rows = 50", 'arms = ["lgbm"]', "arms = 'lgbm': must be one of federated"),
         ("min_rows = 50", 'partition = "dirichlet"', "data.holders = 0: must be at least 2"),
         ("min_rows = 50", 'partition = "random"', "data.partition = 'random'"),
         ("min_rows = 50", "alpha = 0", "data.alpha = 0.0"),

@@ -89,6 +89,7 @@ def _table(found: Sequence["Row"], read: "Trials") -> None:
     from rich.text import Text
 
     from credit_simulations.results.claims import answers, headline
+    from credit_simulations.results.losses import loss_grid
     from credit_simulations.results.rows import groups, settings
     from credit_simulations.results.sentences import cost_sentence, gain_sentence, place, shown
     from credit_simulations.results.spoilt import spoilt_grid
@@ -96,7 +97,8 @@ def _table(found: Sequence["Row"], read: "Trials") -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     spoilt = spoilt_grid(read.trials)
-    for grid in (rows_grid(found), pivot_grid(found), spoilt, published_grid(found)):
+    tables = (rows_grid(found), pivot_grid(found), loss_grid(found), spoilt, published_grid(found))
+    for grid in tables:
         if grid.cells:
             table = Table(title=grid.title)
             for number, head in enumerate(grid.heads):

@@ -7,6 +7,8 @@ from credit_simulations.results.arms import level
 from credit_simulations.results.claims import Answer, Spread, answers, headline
 from credit_simulations.results.drawing import Plot
 from credit_simulations.results.explained import arms_told, epsilon_told, file_told, intervals_told
+from credit_simulations.results.grid import Grid
+from credit_simulations.results.losses import loss_grid
 from credit_simulations.results.markup import figures, paragraph, section, table, words
 from credit_simulations.results.rows import Row, groups, rows, settings
 from credit_simulations.results.sentences import (
@@ -21,7 +23,7 @@ from credit_simulations.results.sentences import (
     verdict,
 )
 from credit_simulations.results.spoilt import spoilt_grid
-from credit_simulations.results.tables import Grid, pivot_grid, published_grid, rows_grid
+from credit_simulations.results.tables import pivot_grid, published_grid, rows_grid
 from credit_simulations.results.trials import Trials
 
 Answers = Mapping[str, Sequence[Sequence[Answer]]]
@@ -116,7 +118,7 @@ def _data_set(
     plots: Sequence[Plot],
 ) -> str:
     flat = [answer for found in every for answer in found]
-    cited = published_grid(lines)
+    cited, lost = published_grid(lines), loss_grid(lines)
     return section(
         f"data{number}",
         data,
@@ -126,6 +128,7 @@ def _data_set(
         figures(plots),
         "<h3>AUC against ε, mean ± sd over seeds</h3>",
         table(_without_data(pivot_grid(lines))),
+        f"<h3>{words(lost.title)}</h3>\n{table(_without_data(lost))}" if lost.cells else "",
         f"<h3>{words(cited.title)}</h3>\n{table(_without_data(cited))}" if cited.cells else "",
     )
 

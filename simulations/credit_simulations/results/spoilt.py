@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from credit_simulations.results.arms import label, level
+from credit_simulations.results.grid import Grid
 from credit_simulations.results.rows import groups, mean_of
-from credit_simulations.results.tables import Grid
 from credit_simulations.results.trials import Trial
 
 _WAYS = {"clean": "as they are", "typos": "typing errors", "no_text": "without free text"}

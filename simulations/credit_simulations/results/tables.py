@@ -1,25 +1,17 @@
-"""Rows as Markdown, CSV, LaTeX and JSON, a pivot of AUC against ε, and published figures beside."""
+"""Rows as Markdown, CSV, LaTeX and JSON, with AUC against ε, losses and published figures."""
 
 import csv
 import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from credit_simulations.results.arms import ascending, label, level
+from credit_simulations.results.grid import Grid
+from credit_simulations.results.losses import loss_grid
 from credit_simulations.results.published import Published, published
 from credit_simulations.results.rows import COLUMNS, Row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """A table as text: title, heads, cells; `left` columns are of words, the others of numbers."""
-
-    title: str
-    heads: tuple[str, ...]
-    cells: Sequence[tuple[str, ...]]
-    left: int
 
 
 def rows_grid(rows: Sequence[Row]) -> Grid:
@@ -85,7 +77,7 @@ def as_csv(rows: Iterable[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows, the pivot and published figures."""
+    """The rows, the pivot, what DP costs, and published figures."""
     return _all(rows, grid_markdown)
 
 
@@ -129,7 +121,7 @@ def grid_latex(grid: Grid) -> str:
 
 
 def _all(rows: Sequence[Row], write: Callable[[Grid], str]) -> str:
-    grids = (rows_grid(rows), pivot_grid(rows), published_grid(rows))
+    grids = (rows_grid(rows), pivot_grid(rows), loss_grid(rows), published_grid(rows))
     return "\n".join(write(grid) for grid in grids if grid.cells)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from credit_simulations.results.drawing import Plot
+from credit_simulations.results.grid import Grid
 from credit_simulations.results.sentences import shown
-from credit_simulations.results.tables import Grid
 
 
 def words(text: str) -> str:

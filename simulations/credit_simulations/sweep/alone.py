@@ -109,6 +109,7 @@ def on_vectors(known: NDArray[np.float32], labels: Labels, score: NDArray[np.flo
 
 
 def _regression(features: Any, labels: Labels) -> Callable[[Any], Scores]:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
@@ -118,7 +119,10 @@ def _regression(features: Any, labels: Labels) -> Callable[[Any], Scores]:
     if folds >= 2:
         split = StratifiedKFold(folds, shuffle=True, random_state=0)
         regression = GridSearchCV(regression, {"C": STRENGTHS}, scoring="roc_auc", cv=split)
-    with threadpool_limits(1):  # products this small are slower on several threads
+    # Products this small are slower on several threads. Weak penalties that have not converged are
+    # candidates too; the cross-validation judges them as they are.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = regression.fit(features, labels)
     decide: Callable[[Any], Scores] = fitted.decision_function
     return decide

@@ -14,7 +14,7 @@ from credit_common.contract import Contract
 from credit_common.errors import ContractError
 from credit_common.sections import NAME, NAME_BOUND, LearningRates
 
-REVISION = 1
+REVISION = 2
 """One more whenever the code changes what a trial's result is; finished trials run again then."""
 
 Partition = Literal["natural", "iid", "dirichlet", "quantity"]

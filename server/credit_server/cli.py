@@ -3,6 +3,7 @@
     flower-server init --address HOST:PORT     make authority and bundle for ./federation.toml
     flower-server enrol NAME.csr               let a holder in
     flower-server                              run the federation of this folder
+    flower-server --resume                     go on with a run that broke off
     flower-server status | revoke NAME | bundle
 
 Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 refused with one line that says
@@ -50,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     add_home(parser, HOME)
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to listen (all interfaces, the bundle's port)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run that broke off in this folder"
     )
     parser.add_argument("--format", default="table", choices=FORMATS)
     add_daemon_options(parser)
@@ -108,6 +112,7 @@ def _run(options: argparse.Namespace) -> int:
         listen=listen,
         device=options.device,
         allow_no_privacy=options.allow_no_privacy,
+        resume=options.resume,
         tell=Reporter(home, options.format).tell,
     )
     return 0

@@ -31,7 +31,7 @@ class Reporter:
         self._status: dict[str, Any] = {"pid": os.getpid(), "started": _now()}
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Tell an event: listening, waiting, round, done or failed."""
+        """Tell an event: listening, resumed, waiting, round, done or failed."""
         facts = {name: plain(value) for name, value in facts.items()}
         self._status |= {"state": event, "at": _now(), **facts}
         try:
@@ -111,6 +111,8 @@ def _line(event: str, facts: Mapping[str, Any]) -> str:
             f"{facts['federation']} (contract {facts['contract_digest'][:12]}) listens on "
             f"{facts['address']}; {facts['enrolled']} holders enrolled"
         )
+    if event == "resumed":
+        return f"goes on after round {facts['round']} of {facts['rounds']}"
     if event == "waiting":
         missing = ", ".join(facts["missing"]) or "nobody"
         return (

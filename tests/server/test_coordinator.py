@@ -12,6 +12,8 @@ from credit_common.evaluation import read_released
 from credit_server.aggregate import RoundReport
 from credit_server.coordinator import _History
 
+CREATED = "2026-01-02T03:04:05+00:00"
+
 
 @pytest.fixture
 def contract(contract_text):
@@ -84,7 +86,7 @@ def test_the_facts_carry_the_histogram_and_not_what_is_read_from_it(contract, to
     seen = counts(contract, 0)
     history.add(report(1, holders=2))
     history.add(report(2, seen))
-    facts = history.facts(())
+    facts = history.facts((), CREATED)
     assert (facts.rounds, facts.holders, facts.evaluated) == (2, 2, 3)
     assert np.array_equal(np.array(facts.histogram), seen)
     read = {
@@ -92,10 +94,10 @@ def test_the_facts_carry_the_histogram_and_not_what_is_read_from_it(contract, to
     }
     assert read == events[-1][1]["figures"]
     history.add(report(3))
-    assert history.facts(()).histogram is None
-    assert history.facts(()).evaluated == 0
+    assert history.facts((), CREATED).histogram is None
+    assert history.facts((), CREATED).evaluated == 0
 
 
 def test_without_a_round_there_is_nothing_to_release(told):
     with pytest.raises(LinkError, match="no round"):
-        told[0].facts(())
+        told[0].facts((), CREATED)

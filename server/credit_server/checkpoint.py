@@ -15,6 +15,7 @@ no answer is kept here, and the file is as large as three adapters.
 import dataclasses
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,12 @@ class Checkpoint:
     state: State
     reports: tuple[RoundReport, ...] = ()
     closing: Closing | None = None
+
+
+def new_run(contract: Contract) -> Checkpoint:
+    """A run that nothing was asked in yet; no other one has its message ids."""
+    fresh = State(adapter={})
+    return Checkpoint(contract_digest=contract.digest, run=uuid.uuid4().hex, state=fresh)
 
 
 class Keeper:

@@ -106,7 +106,9 @@ def test_one_that_was_killed_is_missed_by_nobody_and_its_name_is_free(tmp_path: 
         pid = children._children["one"].process.pid
         children.kill("one")
         assert not alive(pid)
-        children.start("one", say('{"event": "back", "n": 1}', '{"event": "done"}'), tmp_path / "log")
+        children.start(
+            "one", say('{"event": "back", "n": 1}', '{"event": "done"}'), tmp_path / "log"
+        )
         assert children.until("one", "back", 30, n=1).line["n"] == 1
         children.kill("two")
         assert [(e.who, e.what) for e in children.events(30)] == [("one", "done")]
@@ -116,7 +118,7 @@ def test_one_that_was_killed_is_missed_by_nobody_and_its_name_is_free(tmp_path: 
 
 def test_a_child_that_is_held_up_is_told_to_go_on(tmp_path: Path) -> None:
     count = "import itertools, time\nfor n in itertools.count():\n"
-    count += "    print('{\"event\": \"n\"}', flush=True); time.sleep(0.02)"
+    count += '    print(\'{"event": "n"}\', flush=True); time.sleep(0.02)'
     with Children() as children:
         children.start("one", python(count), tmp_path / "log")
         children.until("one", "n", 30)

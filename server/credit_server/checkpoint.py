@@ -30,8 +30,8 @@ from credit_common.fetch import sync_folder, write_atomically
 from credit_common.heads import Head, head_from_json, head_to_json
 from credit_common.wire import pack, unpack
 from credit_server.aggregate import RoundReport, State
+from credit_server.lock import CHECKPOINT as FILE
 
-FILE = "run.checkpoint"
 _MAGIC = b"credit-federation checkpoint 1\n"
 _ARRAYS = {"adapter": np.float32, "released": np.float32, "velocity": np.float64}
 _APART = {"adapter", "edges", "histogram"}

@@ -85,7 +85,7 @@ def run(
     array_bytes = largest_arrays(contract, initial)
     grid = GrpcGrid(contract, model.schema(), enrolled, keeper.kept.run)
     history = _History(contract, tell, keeper.kept.reports)
-    ending = keeper.kept.closing is not None
+    trained = len(keeper.kept.reports) == contract.training.rounds  # all that is left is to tell
     with Service(
         contract,
         registry,
@@ -107,7 +107,7 @@ def run(
         if begun is not None:
             tell("resumed", round=len(begun.reports), rounds=contract.training.rounds)
         try:
-            if not ending:
+            if not trained:
                 grid.wait_for_start(
                     lambda here, missing: tell(
                         "waiting",
@@ -144,7 +144,7 @@ def run(
                 evaluated=facts.evaluated,
                 heads=[to_head(head) for head in facts.heads],
             ),
-            again=ending,
+            again=trained,
         )
         keeper.over()
     tell(

@@ -32,7 +32,7 @@ from credit_client.ledger import Ledger
 from credit_client.link import CLOSE_SECONDS, Link
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import Bundle
-from credit_common.certificates import Subject, load_request
+from credit_common.certificates import Subject, load_certificate, load_request
 from credit_common.contract import parse_contract
 from credit_common.errors import CreditError, LinkError, PrivacyError, TrustError
 from credit_common.events import Histogram
@@ -549,6 +549,124 @@ def test_holders_come_back_by_themselves_when_the_server_does(net):
         assert values(again.send_and_receive([message], timeout=ENOUGH)) == [3.0]
         again.finish(FINISHED)
         assert holder.join().finished == FINISHED
+
+
+def renewed(net: Net, name: str) -> bytes:
+    """What `flower-server enrol --renew` makes for a holder's old request."""
+    csr = net.folder / name / f"{name}.csr"
+    return enrol(net.home, net.authority, net.contract, csr.read_bytes(), where=name, renew=True)[1]
+
+
+def test_a_renewed_certificate_is_taken_up_by_a_running_holder(net):
+    grid, identity = net.grid(), net.holders["a"]
+    node, waits = identity.subject.node_id, []
+    shown: list[bytes] = []
+    admit = net.registry.admit
+    net.registry.admit = lambda pem: (shown.append(pem), admit(pem))[1]
+    with net.serve(grid) as address:
+        holder = Holder(
+            identity, address, adding(2.0), on_waiting=lambda why, seconds: waits.append(why)
+        )
+        grid_start(grid, 1)
+        assert values(grid.send_and_receive([requests_to(node)], timeout=ENOUGH)) == [2.0]
+        pem = renewed(net, "a")  # the old one is turned away from now on
+        until(lambda: any("replaced by a newer one" in why for why in waits))
+        assert not grid._here()
+        message = requests_to(node)
+        grid.push_messages([message])  # asked of a holder that is gone
+        identity.certificate_path.write_bytes(pem[:200])  # half copied
+        before = len(waits)
+        until(lambda: len(waits) > before + 1)
+        identity.certificate_path.write_bytes(pem)
+        grid_start(grid, 1)
+        until(lambda: grid._replies)
+        assert load_certificate(shown[-1], "shown") == load_certificate(pem, "renewed")
+        grid.finish(FINISHED)
+        assert holder.join().finished == FINISHED
+
+
+def test_a_certificate_renewed_in_time_is_taken_up_at_the_next_reconnection(net):
+    identity = net.holders["a"]
+    node, waits = identity.subject.node_id, []
+    first, second = net.grid(), net.grid()
+    with net.serve(first) as address:
+        holder = Holder(
+            identity, address, adding(2.0), on_waiting=lambda why, seconds: waits.append(why)
+        )
+        grid_start(first, 1)
+    # The coordinator is down, both certificates change: its own is made anew at each start.
+    identity.certificate_path.write_bytes(renewed(net, "a"))
+    with net.serve(second, address):
+        grid_start(second, 1)
+        assert values(second.send_and_receive([requests_to(node)], timeout=ENOUGH)) == [2.0]
+        second.finish(FINISHED)
+        assert holder.join().finished == FINISHED
+    assert not any("replaced" in why for why in waits)
+
+
+def test_a_certificate_of_another_key_or_a_revocation_is_not_waited_out(net):
+    grid, identity = net.grid(), net.holders["a"]
+    with net.serve(grid) as address:
+        holder = Holder(identity, address, adding(2.0))
+        grid_start(grid, 1)
+        other = net.holders["b"]
+        identity.certificate_path.write_bytes(other.certificate_pem)
+        revoke(net.home, "a")
+        assert "revoked" in str(holder.join().error)
+
+
+def test_a_holder_asks_at_least_twice_while_a_round_waits_for_it(net, monkeypatch):
+    monkeypatch.setattr(link_module, "LONGEST_WAIT_SECONDS", 30.0)
+    waits: list[float] = []
+    grid = net.grid()
+    with net.serve(grid) as address:
+        holder = Holder(
+            net.holders["a"], address, adding(3.0), on_waiting=lambda why, s: waits.append(s)
+        )
+        grid_start(grid, 1)
+    until(lambda: max(waits, default=0.0) > 1.0)
+    assert max(waits) <= 1.2 * net.contract.federation.grace_seconds / 2
+    again = net.grid()
+    with net.serve(again, address):
+        came = time.monotonic()
+        grid_start(again, 1)
+        assert time.monotonic() - came < net.contract.federation.grace_seconds
+        again.finish(FINISHED)
+        holder.join()
+
+
+def test_a_slow_holder_is_left_out_and_takes_part_again(net):
+    grid = net.grid()
+    gate, asked = threading.Event(), []
+    slow = ClientApp()
+
+    @slow.train()
+    def _train(message, context):
+        asked.append(message.metadata.message_id)
+        if len(asked) == 1:
+            gate.wait(ENOUGH)
+        return adapter_reply(message, pack({"w": np.full(3, 9.0, np.float32)}), 1.0)
+
+    with net.serve(grid) as address:
+        holders = [
+            Holder(net.holders["a"], address, slow),
+            Holder(net.holders["b"], address, adding(1.0)),
+            Holder(net.holders["c"], address, adding(2.0)),
+        ]
+        grid_start(grid, 3)
+        assert values(grid.send_and_receive(requests(grid, 1), timeout=2.0)) == [1.0, 2.0]
+        for round_ in (2, 3):  # without it, and without waiting for it
+            start = time.monotonic()
+            replies = grid.send_and_receive(requests(grid, round_), timeout=ENOUGH)
+            assert values(replies) == [1.0, 2.0]
+            assert time.monotonic() - start < 2.0
+        gate.set()
+        grid_start(grid, 3)
+        replies = grid.send_and_receive(requests(grid, 4), timeout=ENOUGH)
+        assert values(replies) == [1.0, 2.0, 9.0]
+        assert len(asked) == 2  # it never saw the rounds that went on without it
+        grid.finish(FINISHED)
+        assert [holder.join().finished for holder in holders] == [FINISHED] * 3
 
 
 def test_a_holder_that_dies_in_a_round_and_comes_back_answers_once(net):

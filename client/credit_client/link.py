@@ -4,11 +4,13 @@ Nothing but what the gate made goes out here. Heartbeats are HTTP/2 pings of gRP
 that they go on while a training step keeps Python busy.
 """
 
+import dataclasses
 import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import grpc
@@ -17,8 +19,15 @@ from flwr.clientapp import ClientApp
 
 from credit_client.gate import Exit
 from credit_client.heads import OwnHeads
-from credit_client.identity import Identity
+from credit_client.identity import Identity, open_identity
 from credit_client.reach import is_loopback, why_unreachable
+from credit_client.waits import (
+    CLOSE_SECONDS,
+    FIRST_WAIT_SECONDS,
+    JOIN_SECONDS,
+    LONGEST_WAIT_SECONDS,
+    SLOWEST_BYTES_A_SECOND,
+)
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import parse_address
 from credit_common.errors import CreditError, LinkError, TrustError
@@ -37,14 +46,6 @@ from credit_common.wire import SERVER_NODE, empty_context, refusal, set_identity
 log = logging.getLogger(__name__)
 
 RUN_ID = 1
-JOIN_SECONDS = 15.0
-"""How long the coordinator may take to answer a call that asks for no work."""
-SLOWEST_BYTES_A_SECOND = 10_000
-"""What a line must carry at least, for an answer to be given up as lost after its time."""
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
-"""Between two attempts to connect; the wait doubles from the first to the longest."""
-CLOSE_SECONDS = 2.0
-"""How long a channel may take to close."""
 SHOWN = 300
 """Characters of the coordinator's words that are shown."""
 _jitter = secrets.SystemRandom()
@@ -75,14 +76,24 @@ class Link:
         self._exit = exit_ or Exit(identity.manifest)
         self._heads = heads
         self._answer_seconds = JOIN_SECONDS + array_bytes / SLOWEST_BYTES_A_SECOND
+        self._array_bytes = array_bytes
+        grace = identity.bundle.contract.federation.grace_seconds
+        self._longest_wait = max(FIRST_WAIT_SECONDS, min(LONGEST_WAIT_SECONDS, grace / 2))
+        self._rounds = identity.bundle.contract.training.rounds
+        set_identity(RUN_ID, SERVER_NODE)  # requests are made here in the coordinator's name
+        self._open(identity)
+
+    def _open(self, identity: Identity) -> None:
+        """A channel with the identity's certificate; nothing is sent yet."""
         self._identity = identity
-        host, _ = parse_address(address)
+        host, _ = parse_address(self.address)
         bundle = identity.bundle
         options: list[tuple[str, Any]] = [
-            *channel_options(array_bytes, "holder"),
+            *channel_options(self._array_bytes, "holder"),
             ("grpc.ssl_target_name_override", bundle.server_name),
             ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1),
-            ("grpc.max_reconnect_backoff_ms", int(LONGEST_WAIT_SECONDS * 1000)),
+            # One backoff, in `work`: with gRPC's own behind it, attempts would fall into its waits.
+            ("grpc.max_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
             ("grpc.initial_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
             ("grpc.min_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
         ]
@@ -91,20 +102,21 @@ class Link:
             private_key=identity.key_pem,
             certificate_chain=identity.certificate_pem,
         )
-        self._channel = grpc.secure_channel(address, credentials, options=options)
+        self._channel = grpc.secure_channel(self.address, credentials, options=options)
         path = f"/{SERVICE}/"
         # No serialisers: what these are called with are the bytes that the gate made.
         channel: Any = self._channel
         self._join = channel.unary_unary(path + "Join", None, pb.Welcome.FromString)
         self._work = channel.unary_stream(path + "Work", None, pb.Task.FromString)
         self._answer = channel.unary_unary(path + "Answer", None, pb.Receipt.FromString)
-        self._rounds = bundle.contract.training.rounds
-        set_identity(RUN_ID, SERVER_NODE)  # requests are made here in the coordinator's name
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         # An interrupt that falls between gRPC's opening of a call and the start of the thread that
         # serves it leaves close() waiting for ever.
         closing = threading.Thread(target=self._channel.close, daemon=True)
@@ -135,6 +147,9 @@ class Link:
     ) -> pb.Finished:
         """Answer requests until the run ends; a lost connection is taken up again.
 
+        Each time with the certificate that is on the disk by then. A holder that was let in once
+        waits for a renewed one when its own has expired or was replaced.
+
         Args:
             app: The holder's app, called in this thread.
             on_connected: Called when the coordinator has let this holder in.
@@ -149,10 +164,12 @@ class Link:
         """
         context = empty_context(RUN_ID, self._identity.subject.node_id)
         finished: pb.Finished | None = None
-        failures = 0
+        failures, was_in = 0, False
         while True:
+            self._renew()
             try:
                 self._joined()
+                was_in = True
                 on_connected()
                 # Read to the stream's end, so that the coordinator knows that the last task came.
                 for task in self._work(self._greeting()):
@@ -168,13 +185,39 @@ class Link:
                 reason = self._reason(error)
             if finished is not None:
                 return finished
-            if not isinstance(reason, LinkError) or reason.final:
+            outdated = isinstance(reason, TrustError) and reason.outdated and was_in
+            if not outdated and (not isinstance(reason, LinkError) or reason.final):
                 raise reason
-            seconds = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**failures)
+            seconds = min(self._longest_wait, FIRST_WAIT_SECONDS * 2**failures)
             seconds *= _jitter.uniform(0.8, 1.2)
             failures = min(failures + 1, 10)
             on_waiting(str(reason), seconds)
             time.sleep(seconds)
+
+    def _renew(self) -> None:
+        """Take up a certificate that was renewed on the disk, and nothing else that changed there.
+
+        A new key or another contract need a new start: the ledger's heads are signed with the one,
+        the other is agreed to before training begins.
+        """
+        own = self._identity
+        try:
+            if own.certificate_path.read_bytes() == own.certificate_pem:
+                return
+            found = open_identity(own.home)
+        except (OSError, CreditError) as error:  # it may be half copied: there is a next time
+            log.warning("the certificate on the disk is not taken up: %s", error)
+            return
+        if (found.subject, found.key_pem) != (own.subject, own.key_pem):
+            log.warning("the certificate on the disk is of another key or name: start anew for it")
+            return
+        log.info("%s was renewed: valid until %s", own.certificate_path, found.not_after)
+        self._close()
+        self._open(
+            dataclasses.replace(
+                own, certificate_pem=found.certificate_pem, not_after=found.not_after
+            )
+        )
 
     def _joined(self) -> pb.Welcome:
         welcome: pb.Welcome = self._join(self._greeting(), timeout=JOIN_SECONDS)
@@ -196,15 +239,19 @@ class Link:
         call: Any = error  # a failed call is both an RpcError and a Call
         code: grpc.StatusCode = call.code()
         said = "".join(c for c in (call.details() or "")[:SHOWN] if c.isprintable())
-        if code is grpc.StatusCode.PERMISSION_DENIED:
-            return TrustError(f"the coordinator refused: {said}")
+        if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+            outdated = code is grpc.StatusCode.UNAUTHENTICATED
+            return TrustError(f"the coordinator refused: {said}", outdated=outdated)
         if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
             return LinkError(f"the coordinator refused: {said}")
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return LinkError(f"a message is larger than the contract's model: {said}")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             found = why_unreachable(self._identity, self.address)
-            return TrustError(found.line) if found.final else LinkError(found.line, final=False)
+            if found.final:
+                expired = datetime.now(UTC) > self._identity.not_after
+                return TrustError(found.line, outdated=expired)
+            return LinkError(found.line, final=False)
         return LinkError(f"the connection failed ({code.name.lower()})", final=False)
 
     def _run(self, app: ClientApp, request: pb.Request, context: Any) -> Message:

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
 from credit_client.identity import Identity
+from credit_client.waits import PROBE_SECONDS
 from credit_common.bundle import parse_address
 from credit_common.certificates import expiry, is_issued_by, load_certificate
 
-PROBE_SECONDS = 5.0
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 """What gRPC takes a proxy from, in its order: the first that is set counts, even where it is empty.
 """

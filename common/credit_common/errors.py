@@ -59,7 +59,15 @@ class WireError(CreditError):
 
 
 class TrustError(CreditError):
-    """An identity or agreement that cannot be relied on."""
+    """An identity or agreement that cannot be relied on.
+
+    Attributes:
+        outdated: Whether a newer certificate of the same holder would mend it.
+    """
+
+    def __init__(self, message: str, *, outdated: bool = False) -> None:
+        super().__init__(message)
+        self.outdated = outdated
 
 
 class LinkError(CreditError):

@@ -153,7 +153,10 @@ def fetch_members(pinned: Pinned, to: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the whole new one, never a part."""
+    """Write a file so that readers see the old one or the whole new one, never a part.
+
+    It is on the disk, under its name, when this returns.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -161,10 +164,22 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
+        sync_folder(path.parent)
     except BaseException:  # an interrupt too must leave no half-written file
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where the system lets folders be opened."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _archive(pinned: Pinned) -> bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from credit_common.errors import TrustError, WireError
+from credit_common.fetch import sync_folder
 
 FILES = "files"
 """Key of the manifest: file name -> SHA-256 in hex."""
@@ -58,9 +59,9 @@ def write_sealed(
             draft.mkdir(parents=True)
             for file, content in contents.items():
                 _write(draft / file, content)
-            _sync(draft)
+            sync_folder(draft)
             draft.rename(folder)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
@@ -127,11 +128,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

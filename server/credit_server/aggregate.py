@@ -1,7 +1,7 @@
 """Flower's FedAvg with public weights, answers summed as they come, the contract's schedule."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +53,29 @@ class RoundReport:
     edges: Edges = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a run has come, between two requests: all that its next request depends on.
+
+    Attributes:
+        round: Rounds whose training is aggregated; 0 before the first.
+        holders: How many answered the last one.
+        pending: Whether that round's evaluation is still to come.
+        adapter: The global adapter.
+        released: The running average; empty before the first round.
+        velocity: Of the server's momentum; empty where there is none.
+        edges: Of the fields whose edges are federated; None before they are known.
+    """
+
+    round: int = 0
+    holders: int = 0
+    pending: bool = False
+    adapter: Mapping[str, NDArray[np.float32]]
+    released: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    velocity: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    edges: Edges | None = None
+
+
 class CreditFedAvg(FedAvg):
     """FedAvg over all holders of a round, weighted by their public size classes.
 
@@ -71,6 +94,7 @@ class CreditFedAvg(FedAvg):
         contract: Contract,
         on_round: Callable[[RoundReport], None],
         edges: Edges | None = None,
+        start: State | None = None,
     ) -> None:
         minimum = contract.federation.min_holders
         super().__init__(
@@ -81,11 +105,24 @@ class CreditFedAvg(FedAvg):
         )
         self._contract = contract
         self._on_round = on_round
-        self._edges = edges or {}
-        self._answered = 0
-        self._global: Adapter = {}
-        self._velocity: dict[str, NDArray[np.float64]] = {}
-        self.released: Adapter = {}
+        start = start or State(adapter={})
+        self._edges = edges or start.edges or {}
+        self._round, self._pending, self._answered = start.round, start.pending, start.holders
+        self._global: Adapter = dict(start.adapter)
+        self._velocity: dict[str, NDArray[np.float64]] = dict(start.velocity)
+        self.released: Adapter = dict(start.released)
+
+    def state(self) -> State:
+        """How far the run has come; to be asked between two requests."""
+        return State(
+            round=self._round,
+            holders=self._answered,
+            pending=self._pending,
+            adapter=dict(self._global),
+            released=dict(self.released),
+            velocity=dict(self._velocity),
+            edges=self._edges,
+        )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -115,7 +152,8 @@ class CreditFedAvg(FedAvg):
             )
             for name, value in fresh.items()
         }
-        if not self._due(server_round):
+        self._global, self._round, self._pending = fresh, server_round, self._due(server_round)
+        if not self._pending:
             self._report(server_round, None)
         return array_record(fresh), MetricRecord()
 
@@ -156,6 +194,7 @@ class CreditFedAvg(FedAvg):
 
         evaluated = self._taken(server_round, "evaluate", replies, take)
         counts = total.value()
+        self._pending = False
         self._report(server_round, counts.reshape(2, bins), evaluated)
         return MetricRecord({HISTOGRAM: counts.tolist()})
 

@@ -1,9 +1,10 @@
 """The coordinator as a Flower ServerApp."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 
-from flwr.app import Context
+from flwr.app import ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from credit_common.contract import Contract
@@ -11,10 +12,14 @@ from credit_common.errors import PrivacyError
 from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY
 from credit_common.wire import array_record
-from credit_server.aggregate import CreditFedAvg, RoundReport
+from credit_server.aggregate import CreditFedAvg, RoundReport, State
 from credit_server.statistics import federated_edges
 
 logging.getLogger("flwr").setLevel(logging.ERROR)  # its round banners; errors still show
+
+Keep = Callable[[State, RoundReport | None], None]
+"""Told how far the run has come, before anything is asked that depends on it, and of the round that
+is done by that, if one is."""
 
 
 def coordinator_app(
@@ -23,14 +28,18 @@ def coordinator_app(
     on_round: Callable[[RoundReport], None],
     *,
     allow_no_privacy: bool = False,
+    start: State | None = None,
+    keep: Keep = lambda state, done: None,
 ) -> ServerApp:
     """The ServerApp that runs a contract's statistics, where it asks for any, and its rounds.
 
     Args:
         contract: Sets rounds, schedule and minimum of holders.
         initial: The public adapter that the federation starts from.
-        on_round: Called after each round.
+        on_round: Called after each round, once it is kept.
         allow_no_privacy: Whether a contract without a budget is run at all.
+        start: Where a run goes on; None begins one.
+        keep: Keeps the state.
 
     Raises:
         PrivacyError: If the contract has no budget and that is not allowed.
@@ -41,12 +50,46 @@ def coordinator_app(
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        strategy = CreditFedAvg(contract, on_round, federated_edges(contract, grid))
-        strategy.start(
-            grid=grid,
-            initial_arrays=array_record(initial),
-            num_rounds=contract.training.rounds,
-            timeout=contract.federation.answer_seconds,
-        )
+        at = start or State(adapter=initial)
+        if at.edges is None:
+            keep(at, None)
+            at = dataclasses.replace(at, edges=federated_edges(contract, grid))
+        _run_rounds(contract, at, grid, on_round, keep)
 
     return app
+
+
+def _run_rounds(
+    contract: Contract,
+    at: State,
+    grid: Grid,
+    on_round: Callable[[RoundReport], None],
+    keep: Keep,
+) -> None:
+    """What `Strategy.start` of Flower does, from any point of a run on."""
+    done: list[RoundReport] = []
+    strategy = CreditFedAvg(contract, done.append, start=at)
+    longest = contract.federation.answer_seconds
+
+    def settle() -> None:
+        report = done.pop() if done else None
+        keep(strategy.state(), report)
+        if report is not None:
+            on_round(report)
+
+    settle()
+    arrays = array_record(at.adapter)
+    first = at.round if at.pending else at.round + 1
+    for number in range(first, contract.training.rounds + 1):
+        if number > at.round:
+            asked = strategy.configure_train(number, arrays, ConfigRecord(), grid)
+            trained, _ = strategy.aggregate_train(
+                number, grid.send_and_receive(asked, timeout=longest)
+            )
+            assert trained is not None  # too few answers are an error
+            arrays = trained
+            settle()
+        if contract.evaluation.due(number, contract.training.rounds):
+            asked = strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
+            strategy.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=longest))
+            settle()

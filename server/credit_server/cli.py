@@ -3,6 +3,7 @@
     flower-server init --address HOST:PORT     make authority and bundle for ./federation.toml
     flower-server enrol NAME.csr               let a holder in
     flower-server                              run the federation of this folder
+    flower-server --resume                     go on with a run that broke off
     flower-server status | revoke NAME | bundle
 
 Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 refused with one line that says
@@ -51,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to listen (all interfaces, the bundle's port)"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run that broke off in this folder"
+    )
     parser.add_argument("--format", default="table", choices=FORMATS)
     add_daemon_options(parser)
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -95,21 +99,29 @@ def _run(options: argparse.Namespace) -> int:
     listen = options.listen or f"[::]:{parse_address(bundle.address)[1]}"
     log_to_stderr()
 
-    import torch
+    from credit_server.checkpoint import unfinished
+    from credit_server.lock import only_server
 
-    from credit_server.coordinator import run
-    from credit_server.report import Reporter
+    with only_server(home):
+        begun = unfinished(home, bundle.contract, resume=options.resume)
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    run(
-        home,
-        bundle,
-        listen=listen,
-        device=options.device,
-        allow_no_privacy=options.allow_no_privacy,
-        tell=Reporter(home, options.format).tell,
-    )
+        # torch takes seconds to import: what can be wrong before is looked at before.
+        import torch
+
+        from credit_server.coordinator import run
+        from credit_server.report import Reporter
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        run(
+            home,
+            bundle,
+            begun,
+            listen=listen,
+            device=options.device,
+            allow_no_privacy=options.allow_no_privacy,
+            tell=Reporter(home, options.format).tell,
+        )
     return 0
 
 

@@ -1,7 +1,7 @@
 """A run of the coordinator: from its folder to the release."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from credit_common.device import device_of
 from credit_common.errors import CreditError, LinkError, PrivacyError
 from credit_common.evaluation import figures_to_json, read_psi, read_released, rows_of
 from credit_common.heads import Head
-from credit_common.model import CreditModel
+from credit_common.model import CreditModel, check_adapter
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
 from credit_common.protocol import largest_arrays, to_head
 from credit_common.release import new_release_folder, write_release
@@ -26,6 +26,7 @@ from credit_common.wire import HISTOGRAM, pack
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
 from credit_server.authority import open_authority
+from credit_server.checkpoint import Checkpoint, Closing, Keeper, new_run
 from credit_server.enrol import Registry
 from credit_server.grid import GrpcGrid
 from credit_server.heads import Heads
@@ -38,6 +39,7 @@ Tell = Callable[..., None]
 def run(
     home: Path,
     bundle: Bundle,
+    begun: Checkpoint | None = None,
     *,
     listen: str,
     device: str = "auto",
@@ -46,9 +48,13 @@ def run(
 ) -> Path:
     """Serve the federation of a folder until its rounds are done.
 
+    Each step is kept in the folder, so that another process can go on with it.
+
     Args:
-        home: The coordinator's folder, made by `flower-server init`.
+        home: The coordinator's folder, made by `flower-server init`, and locked (see `lock`).
         bundle: What its holders accepted.
+        begun: The run that the folder keeps, to go on with (see `checkpoint.unfinished`); None
+            begins one.
         listen: HOST:PORT; port 0 takes a free one.
         device: Where the model is built; the coordinator trains nothing.
         allow_no_privacy: Whether a contract without a budget is run at all.
@@ -65,6 +71,7 @@ def run(
     if not contract.privacy.private and not allow_no_privacy:
         raise PrivacyError(NO_PRIVACY)
     check_plan(mechanism_plan(contract, contract.privacy.size_classes[0][0]))
+    keeper = Keeper(home, begun or new_run(contract))
     authority, registry, heads = open_authority(home), Registry(home), Heads(home)
 
     def enrolled() -> dict[str, int]:
@@ -73,9 +80,12 @@ def run(
     backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
     model = CreditModel(contract, backbone, device_of(device), "float32")
     initial = model.initial_adapter()
+    if begun is not None:
+        check_adapter(model.schema(), begun.state.adapter)
     array_bytes = largest_arrays(contract, initial)
-    grid = GrpcGrid(contract, model.schema(), enrolled)
-    history = _History(contract, tell)
+    grid = GrpcGrid(contract, model.schema(), enrolled, keeper.kept.run)
+    history = _History(contract, tell, keeper.kept.reports)
+    trained = len(keeper.kept.reports) == contract.training.rounds  # all that is left is to tell
     with Service(
         contract,
         registry,
@@ -94,29 +104,35 @@ def run(
             address=f"{host}:{service.port}",
             enrolled=len(enrolled()),
         )
+        if begun is not None:
+            tell("resumed", round=len(begun.reports), rounds=contract.training.rounds)
         try:
-            grid.wait_for_start(
-                lambda here, missing: tell(
-                    "waiting",
-                    connected=len(here),
-                    enrolled=len(here) + len(missing),
-                    minimum=contract.federation.min_holders,
-                    missing=missing,
+            if not trained:
+                grid.wait_for_start(
+                    lambda here, missing: tell(
+                        "waiting",
+                        connected=len(here),
+                        enrolled=len(here) + len(missing),
+                        minimum=contract.federation.min_holders,
+                        missing=missing,
+                    )
                 )
-            )
-            history.begin()
-            server = coordinator_app(
-                contract, initial, history.add, allow_no_privacy=allow_no_privacy
-            )
-            server(grid, grid.context)
-            facts = history.facts(heads.under(contract.digest))
-            folder = new_release_folder(home)
-            last = history.last
-            write_release(folder, bundle.contract_text, model, last.adapter, facts, last.edges)
+                history.begin()
+                server = coordinator_app(
+                    contract,
+                    initial,
+                    history.add,
+                    allow_no_privacy=allow_no_privacy,
+                    start=None if begun is None else begun.state,
+                    keep=keeper.settle,
+                )
+                server(grid, grid.context)
+            folder, facts = _released(home, bundle, keeper, history, heads, model)
         except CreditError as error:
             tell("failed", reason=str(error))
             raise
-        histogram = history.last.histogram
+        last = history.last
+        histogram = last.histogram
         grid.finish(
             pb.Finished(
                 rounds=facts.rounds,
@@ -127,27 +143,58 @@ def run(
                 histogram=b"" if histogram is None else pack({HISTOGRAM: histogram}),
                 evaluated=facts.evaluated,
                 heads=[to_head(head) for head in facts.heads],
-            )
+            ),
+            again=trained,
         )
+        keeper.over()
     tell(
         "done",
         release=folder,
         rounds=facts.rounds,
         holders=facts.holders,
-        **history.figures(history.last),
+        **history.figures(last),
         seconds=time.monotonic() - start,
         bytes_up=len(pack(blank_upload(contract.training.upload, model.schema()))),
     )
     return folder
 
 
-class _History:
-    """The rounds so far."""
+def _released(
+    home: Path,
+    bundle: Bundle,
+    keeper: Keeper,
+    history: "_History",
+    heads: Heads,
+    model: CreditModel,
+) -> tuple[Path, Facts]:
+    """Write the release, or find the one from before a crash: all are told of the same one."""
+    closing = keeper.kept.closing
+    if closing is None:
+        closing = Closing(
+            release=new_release_folder(home).name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            heads=heads.under(bundle.contract.digest),
+        )
+        keeper.close(closing)
+    facts = history.facts(closing.heads, closing.created)
+    folder = new_release_folder(home).with_name(closing.release)
+    if not folder.exists():  # it is written whole or not at all
+        last = history.last
+        write_release(folder, bundle.contract_text, model, last.adapter, facts, last.edges)
+    return folder, facts
 
-    def __init__(self, contract: Contract, tell: Tell) -> None:
+
+class _History:
+    """The rounds so far.
+
+    Args:
+        past: Reports of those before a crash.
+    """
+
+    def __init__(self, contract: Contract, tell: Tell, past: Iterable[RoundReport] = ()) -> None:
         self._contract, self._tell = contract, tell
         self._since = 0.0
-        self._rounds: list[RoundReport] = []
+        self._rounds = list(past)
 
     def begin(self) -> None:
         self._since = time.monotonic()
@@ -180,7 +227,7 @@ class _History:
             return figures_to_json({})
         return figures_to_json(read_released(self._contract, done.histogram, done.evaluated))
 
-    def facts(self, heads: tuple[Head, ...]) -> Facts:
+    def facts(self, heads: tuple[Head, ...], created: str) -> Facts:
         done = self.last
         spent = schedule_epsilon(self._contract, done.round)
         return Facts(
@@ -190,7 +237,7 @@ class _History:
             evaluated=done.evaluated,
             epsilon=spent and spent[0],
             holdout_epsilon=spent and spent[1],
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=created,
             heads=heads,
         )
 

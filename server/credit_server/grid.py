@@ -3,9 +3,16 @@
 The ServerApp pushes requests and waits; each holder's stream takes what is addressed to it, again
 after every reconnection until it is answered. An answer counts once. All waits end: with the
 answer, with `answer_seconds` of the contract, or once a holder has been gone for `grace_seconds`.
+
+A holder has one request at a time: the next is handed out when it has answered the one before, in
+time or not. One that is late would else find a queue of requests of which each is over by the time
+it comes to it, and would pay for all of them. While it is late, rounds do without it.
+
+A request's id is made of the run and of all that it asks for, so that it is the same when a
+coordinator that died asks it anew (see `credit_server.checkpoint`), and never that of another one.
 """
 
-import itertools
+import hashlib
 import logging
 import threading
 import time
@@ -37,6 +44,8 @@ from credit_common.wire import (
 log = logging.getLogger(__name__)
 
 RUN_ID = 1
+_END = "the end of the run"
+"""In the place of a request's id."""
 SHOWN = 300
 """Characters of what is wrong with an answer that are logged."""
 Deliver = Callable[[pb.Task | None], None]
@@ -51,6 +60,9 @@ class _Seat:
         deliver: Its open stream, or None while it is gone.
         since: When it came or went, on the monotonic clock.
         told: Whether it was handed the end of the run.
+        asked: Ids of requests to it, in order; some may be over.
+        busy: Id of the request that its stream was handed and that it has not answered; `_END`
+            after the end of the run.
     """
 
     name: str
@@ -58,6 +70,8 @@ class _Seat:
     deliver: Deliver | None = None
     since: float = field(default_factory=time.monotonic)
     told: bool = False
+    asked: list[str] = field(default_factory=list)
+    busy: str = ""
 
 
 @dataclass(kw_only=True)
@@ -134,6 +148,8 @@ class GrpcGrid(OwnGrid):
         contract: Sets waits, the minimum of holders and their weights.
         schema: Name -> shape of an adapter's arrays; an answer of another schema is a refusal.
         enrolled: Names and node ids of all holders that may come, as they are now.
+        run: What ids of requests begin with: of a run that goes on, that from before; None makes
+            one up, since ids must stay apart where ledgers outlive runs.
     """
 
     def __init__(
@@ -141,6 +157,7 @@ class GrpcGrid(OwnGrid):
         contract: Contract,
         schema: Mapping[str, tuple[int, ...]],
         enrolled: Callable[[], Mapping[str, int]],
+        run: str | None = None,
     ) -> None:
         self._contract, self._schema, self._enrolled = contract, schema, enrolled
         super().__init__(RUN_ID)
@@ -149,8 +166,7 @@ class GrpcGrid(OwnGrid):
         self._open: dict[str, _Open] = {}
         self._replies: dict[str, Message] = {}
         self._end: pb.Task | None = None
-        self._prefix = uuid.uuid4().hex  # ids stay apart where ledgers outlive this process
-        self._count = itertools.count(1)
+        self._prefix = uuid.uuid4().hex if run is None else run
 
     # -- the ServerApp's side ------------------------------------------------------------------
 
@@ -184,7 +200,7 @@ class GrpcGrid(OwnGrid):
             on_wait(here, missing)  # outside the lock: it writes to disk and to a pipe
 
     def get_node_ids(self) -> Iterable[int]:
-        """Node ids of the holders that are connected, in order.
+        """Node ids of the holders that are connected and not late with an answer, in order.
 
         Raises:
             LinkError: If fewer than the contract's minimum are there within the grace time.
@@ -196,10 +212,12 @@ class GrpcGrid(OwnGrid):
             )
             if not enough:
                 gone = sorted(seat.name for seat in self._seats.values() if not seat.deliver)
+                late = sorted(seat.name for seat in self._seats.values() if self._late(seat))
                 raise LinkError(
                     f"{len(self._here())} holders are connected, the contract needs "
                     f"{federation.min_holders}; gone for {federation.grace_seconds:g} s: "
                     f"{', '.join(gone) or 'none'}"
+                    + (f"; still at a request that is over: {', '.join(late)}" if late else "")
                 )
             return self._here()
 
@@ -210,16 +228,18 @@ class GrpcGrid(OwnGrid):
         """
         packed = {}
         for message in messages:
-            message_id = f"{self._prefix}-{next(self._count)}"
+            asked = to_request(message)
+            message_id = asked.message_id = self._id_of(message, asked)
             set_message_id(message, message_id)
-            packed[message_id] = _Open(message=message, task=pb.Task(request=to_request(message)))
+            packed[message_id] = _Open(message=message, task=pb.Task(request=asked))
         with self._changed:
             self._open.update(packed)
             try:
-                for request in packed.values():
+                for message_id, request in packed.items():
                     seat = self._seats.get(request.message.metadata.dst_node_id)
-                    if seat and seat.deliver:
-                        seat.deliver(request.task)
+                    if seat:
+                        seat.asked.append(message_id)
+                        self._hand_out(seat)
             except BaseException:  # whatever it is: nobody learns the ids, so nobody reads answers
                 self._take_back(packed)
                 raise
@@ -272,18 +292,25 @@ class GrpcGrid(OwnGrid):
                     seat = self._seats.get(late.message.metadata.dst_node_id)
                     log.warning("no answer of %s in time", seat.name if seat else "a holder")
 
-    def finish(self, finished: pb.Finished) -> None:
-        """Hand the end of the run to all holders, and wait for those who are there to take it."""
+    def finish(self, finished: pb.Finished, *, again: bool = False) -> None:
+        """Hand the end of the run to all holders, and wait for those who are there to take it.
+
+        Args:
+            finished: What they get.
+            again: Whether the run went on from its very end, so that holders who do not know of it
+                are on their way back: the grace time is for them too.
+        """
         with self._changed:
             self._end = pb.Task(finished=finished)
             for seat in self._seats.values():
-                if seat.deliver:
-                    seat.deliver(self._end)
+                self._hand_out(seat)
             grace = self._contract.federation.grace_seconds
             until = time.monotonic() + grace
 
             def settled() -> bool:
                 long_gone = time.monotonic() - grace
+                if again and not set(self._enrolled().values()) <= set(self._seats):
+                    return False
                 return all(
                     seat.told or (seat.deliver is None and seat.since <= long_gone)
                     for seat in self._seats.values()
@@ -300,12 +327,13 @@ class GrpcGrid(OwnGrid):
             seat = self._seats.setdefault(node_id, _Seat(name=name, size_class=size_class))
             if seat.deliver:
                 seat.deliver(None)
-            seat.deliver, seat.since = deliver, time.monotonic()
-            for waiting in list(self._open.values()):  # a dropped round may end meanwhile
-                if waiting.message.metadata.dst_node_id == node_id:
-                    deliver(waiting.task)
-            if self._end:
-                deliver(self._end)
+            seat.deliver, seat.since, seat.busy = deliver, time.monotonic(), ""
+            seat.asked = [
+                message_id
+                for message_id, waiting in list(self._open.items())  # a dropped round may end now
+                if waiting.message.metadata.dst_node_id == node_id
+            ]
+            self._hand_out(seat)
             self._changed.notify_all()
 
     def detach(self, node_id: int, deliver: Deliver) -> None:
@@ -313,7 +341,7 @@ class GrpcGrid(OwnGrid):
         with self._changed:
             seat = self._seats[node_id]
             if seat.deliver is deliver:
-                seat.deliver, seat.since = None, time.monotonic()
+                seat.deliver, seat.since, seat.busy = None, time.monotonic(), ""
                 self._changed.notify_all()
 
     def told(self, node_id: int) -> None:
@@ -330,21 +358,48 @@ class GrpcGrid(OwnGrid):
             answer that does not follow the schema counts as a refusal, so that the round goes on.
         """
         with self._changed:
-            waiting = self._open.get(reply.message_id)
-            if waiting is None or waiting.message.metadata.dst_node_id != node_id:
-                return False
             seat = self._seats.get(node_id)
             if seat is None:
                 return False
-            self._replies[reply.message_id] = self._checked(waiting.message, reply, seat)
-            del self._open[reply.message_id]
+            waiting = self._open.get(reply.message_id)
+            counts = waiting is not None and waiting.message.metadata.dst_node_id == node_id
+            if waiting is not None and counts:
+                self._replies[reply.message_id] = self._checked(waiting.message, reply, seat)
+                del self._open[reply.message_id]
+            if seat.busy == reply.message_id:
+                seat.busy = ""
+                self._hand_out(seat)
             self._changed.notify_all()
-            return True
+            return counts
 
     # -- inside --------------------------------------------------------------------------------
 
     def _here(self) -> list[int]:
-        return sorted(node for node, seat in self._seats.items() if seat.deliver)
+        return sorted(n for n, seat in self._seats.items() if seat.deliver and not self._late(seat))
+
+    def _late(self, seat: _Seat) -> bool:
+        """Whether a holder is still at a request that is over."""
+        return seat.busy not in ("", _END) and seat.busy not in self._open
+
+    def _hand_out(self, seat: _Seat) -> None:
+        """Give a holder that is there and has nothing to do its next request, or else the end."""
+        if seat.deliver is None or seat.busy:
+            return
+        while seat.asked:
+            waiting = self._open.get(seat.asked[0])
+            if waiting is not None:
+                seat.deliver(waiting.task)
+                seat.busy = seat.asked.pop(0)
+                return
+            del seat.asked[0]  # it is over
+        if self._end is not None:
+            seat.deliver(self._end)
+            seat.busy = _END
+
+    def _id_of(self, message: Message, asked: pb.Request) -> str:
+        kind, node = message.metadata.message_type, message.metadata.dst_node_id
+        arrays = hashlib.sha256(asked.arrays).hexdigest()[:16]
+        return f"{self._prefix}-{asked.round}-{kind}-{node}-{arrays}"
 
     def _patience(self, waiting: Iterable[str], deadline: float) -> float:
         """Seconds that the open requests with these ids are still worth waiting for."""

@@ -29,13 +29,9 @@ from credit_server.authority import Authority, issue_server
 from credit_server.enrol import Enrolled, Registry
 from credit_server.grid import GrpcGrid
 from credit_server.heads import Heads
+from credit_server.waits import CLOSE_SECONDS, RECHECK_SECONDS
 
 log = logging.getLogger(__name__)
-
-RECHECK_SECONDS = 2.0
-"""How soon a revocation or expiry reaches a stream that is open."""
-CLOSE_SECONDS = 1.0
-"""What calls in flight are given when the service stops."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -194,7 +190,11 @@ class Service:
         try:
             return self._registry.admit(_presented(context))
         except TrustError as error:
-            await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, error, "a holder")
+            # By the code a holder knows whether a newer certificate would do.
+            code = grpc.StatusCode.PERMISSION_DENIED
+            if error.outdated:
+                code = grpc.StatusCode.UNAUTHENTICATED
+            await self._refuse(context, code, error, "a holder")
 
     def _check_digest(self, accepted: str) -> None:
         ours = self._contract.digest

@@ -168,14 +168,14 @@ def test_a_full_disk_at_any_moment_leaves_a_whole_folder_or_none(tmp_path, monke
 
 def test_two_drafts_of_one_folder_do_not_meet(tmp_path, monkeypatch):
     """Two writers at the same time: one wins, the other is refused, nothing is mixed."""
-    place, real = tmp_path / "001", sealed._sync
+    place, real = tmp_path / "001", sealed.sync_folder
 
     def other_is_quicker(folder):
-        monkeypatch.setattr(sealed, "_sync", real)
+        monkeypatch.setattr(sealed, "sync_folder", real)
         write_sealed(place, NAME, {"who": "other", "n": 2}, {"x": b"other"})
         real(folder)
 
-    monkeypatch.setattr(sealed, "_sync", other_is_quicker)
+    monkeypatch.setattr(sealed, "sync_folder", other_is_quicker)
     with pytest.raises(WireError, match="001: cannot be written"):
         write_sealed(place, NAME, {"who": "me", "n": 1}, FILES)
     assert opened(place).manifest["who"] == "other"

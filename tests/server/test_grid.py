@@ -181,16 +181,80 @@ def test_what_is_unanswered_is_handed_again_at_every_return_and_nothing_else(gri
     holder = Holder(grid)
     first, second = grid.push_messages([request(round_=1), request(round_=2)])
     other = Holder(grid, "b", 3)
-    assert holder.ids() == [first, second]
+    assert holder.ids() == [first]
     holder.detach()
     holder.attach()
-    assert holder.ids() == [first, second]
+    assert holder.ids() == [first]
     assert holder.answer(first)
+    assert holder.ids() == [first, second]
     holder.attach()
     assert holder.ids() == [second]
     assert holder.answer(second)
     holder.attach()
     assert holder.tasks == other.tasks == []
+
+
+def late_in(grid, holder, round_=1, timeout=0.05):
+    """A round that ends without the holder, who is at work on its request."""
+    assert collected(grid, [request(holder.node_id, round_=round_)], timeout=timeout) == []
+    return holder.ids()[-1]
+
+
+def test_a_late_holder_is_handed_nothing_that_is_over_and_is_welcome_again(make_grid):
+    grid = make_grid(min_holders=1)
+    slow, _ = Holder(grid), Holder(grid, "b", 3)
+    first = late_in(grid, slow)
+    assert list(grid.get_node_ids()) == [3]  # rounds do without it
+    grid.push_messages([request(2, round_=2)])
+    assert late_in(grid, slow, round_=3) == first  # one request at a time
+    assert len(slow.ids()) == 1
+    assert not slow.answer(first)  # too late to count, and now it has nothing to do
+    second = slow.ids()[-1]
+    assert "-2-train-2-" in second
+    assert list(grid.get_node_ids()) == [2, 3]
+    assert slow.answer(second)
+    assert len(slow.ids()) == 2  # the third is over: it is never asked, nor pays, for that
+    (fourth,) = grid.push_messages([request(2, round_=4)])
+    assert slow.ids()[-1] == fourth
+
+
+def test_a_late_holder_that_comes_back_over_another_connection_is_welcome_at_once(make_grid):
+    grid = make_grid(min_holders=1)
+    slow = Holder(grid)
+    late_in(grid, slow)
+    with pytest.raises(LinkError, match=r"0 holders .* none; still at a request that is over: a$"):
+        grid.get_node_ids()
+    slow.detach()
+    slow.attach()
+    assert (list(grid.get_node_ids()), slow.tasks) == ([2], [])
+
+
+def test_one_that_hangs_costs_one_round_its_time_and_the_next_ones_nothing(make_grid):
+    grid = make_grid(min_holders=1, answer_seconds=1.0)
+    hangs, quick = Holder(grid), Holder(grid, "b", 3)
+    took = []
+    for round_ in (1, 2, 3):
+        asked = [request(node, round_=round_) for node in grid.get_node_ids()]
+        going = background(collected, grid, asked)
+        until(lambda round_=round_: len(quick.ids()) == round_)
+        quick.answer()
+        took.append(going.result(SOON)[1])
+    assert 0.9 <= took[0] < SOON
+    assert max(took[1:]) < 0.9
+    assert len(hangs.ids()) == 1
+
+
+def test_the_end_is_handed_to_a_late_holder_when_it_is_done(make_grid):
+    grid = make_grid(min_holders=1, grace_seconds=30.0)
+    slow = Holder(grid)
+    first = late_in(grid, slow)
+    end = background(grid.finish, END)
+    time.sleep(0.05)
+    assert slow.tasks[-1].HasField("request")
+    assert not slow.answer(first)
+    assert slow.tasks[-1] == pb.Task(finished=END)
+    grid.told(2)
+    assert end.result(SOON)[1] < 30
 
 
 def test_a_request_waits_for_a_holder_that_comes_back_within_the_grace_time(make_grid):
@@ -267,10 +331,29 @@ def test_an_answer_after_its_round_does_not_count(grid):
 
 def test_ids_of_two_coordinators_stay_apart(make_grid):
     # A holder's ledger would answer a known id with the bytes that it sent then.
-    one, other = make_grid(), make_grid()
-    ids = [i for grid in (one, other) for i in grid.push_messages([request() for _ in range(50)])]
-    assert len(set(ids)) == 100
+    ids = [i for grid in (make_grid(), make_grid()) for i in grid.push_messages([request()])]
+    assert len(set(ids)) == 2
     assert all(1 <= len(i) <= 200 for i in ids)
+
+
+def test_a_run_that_goes_on_asks_the_same_by_the_same_id_and_anything_else_by_another(with_waits):
+    def ids(*asked, run="run"):
+        grid = GrpcGrid(with_waits(), SCHEMA, dict, run)
+        return list(grid.push_messages(asked))
+
+    def other(**arrays_):
+        message = request()
+        message.content[wire.ARRAYS] = wire.array_record({**arrays(0.0), **arrays_})
+        return message
+
+    (before,) = ids(request())
+    assert ids(request()) == [before]
+    one_bit = np.array([0, 0, np.nextafter(np.float32(0), np.float32(1))], np.float32)
+    others = [
+        *ids(request(3), request(round_=2), request(kind="evaluate"), other(w=one_bit)),
+        *ids(request(), run="another"),
+    ]
+    assert len({before, *others}) == 6
 
 
 # -- answers that do not follow the schema -----------------------------------------------------
@@ -794,6 +877,19 @@ def test_the_end_waits_the_grace_time_at_most_for_one_who_never_takes_it(grid):
     Holder(grid)
     _, seconds = background(grid.finish, END).result(SOON)
     assert GRACE * 0.9 <= seconds < GRACE + 3
+
+
+def test_the_end_of_a_run_that_went_on_waits_for_those_who_were_not_there_yet(make_grid):
+    for again, waits in ((True, True), (False, False)):
+        grid = make_grid({"a": 2, "b": 3}, grace_seconds=10.0)
+        end = background(grid.finish, END, again=again)
+        time.sleep(0.1)
+        assert end.done() is not waits
+        if waits:
+            for name, node in (("a", 2), ("b", 3)):
+                assert Holder(grid, name, node).tasks == [pb.Task(finished=END)]
+                grid.told(node)
+        assert end.result(SOON)[1] < 10.0
 
 
 # -- many at once ------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY
 from credit_common.wire import array_record
 from credit_server.aggregate import CreditFedAvg, RoundReport
+from credit_server.quarantine import Quarantine
 from credit_server.statistics import federated_edges
 
 logging.getLogger("flwr").setLevel(logging.ERROR)  # its round banners; errors still show
@@ -23,6 +24,7 @@ def coordinator_app(
     on_round: Callable[[RoundReport], None],
     *,
     allow_no_privacy: bool = False,
+    quarantine: Quarantine | None = None,
 ) -> ServerApp:
     """The ServerApp that runs a contract's statistics, where it asks for any, and its rounds.
 
@@ -31,17 +33,21 @@ def coordinator_app(
         initial: The public adapter that the federation starts from.
         on_round: Called after each round.
         allow_no_privacy: Whether a contract without a budget is run at all.
+        quarantine: The grid's, where it has one: rounds tell what either set aside.
 
     Raises:
         PrivacyError: If the contract has no budget and that is not allowed.
     """
     if not contract.privacy.private and not allow_no_privacy:
         raise PrivacyError(NO_PRIVACY)
+    shapes = {name: array.shape for name, array in initial.items()}
+    quarantine = quarantine or Quarantine(contract, shapes)
     app = ServerApp()
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        strategy = CreditFedAvg(contract, on_round, federated_edges(contract, grid))
+        edges = federated_edges(contract, grid)
+        strategy = CreditFedAvg(contract, on_round, edges, quarantine)
         strategy.start(
             grid=grid,
             initial_arrays=array_record(initial),

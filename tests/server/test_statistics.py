@@ -34,7 +34,7 @@ def counts_of(contract: Contract, seed: int) -> Counts:
 
 
 def holder(counts: Counts | None, seen: list[Message], bins: int = 50) -> ClientApp:
-    """Answers with these counts, or refuses; trains by adding 1."""
+    """Answers with these counts, or refuses; trains by adding 1, under the class "small"."""
     app = ClientApp()
 
     @app.query()
@@ -45,7 +45,7 @@ def holder(counts: Counts | None, seen: list[Message], bins: int = 50) -> Client
     @app.train()
     def _train(message: Message, context: Context) -> Message:
         seen.append(message)
-        return adapter_reply(message, pack({"w": request_arrays(message)["w"] + 1}), 1.0)
+        return adapter_reply(message, pack({"w": request_arrays(message)["w"] + 1}), 30.0)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:

@@ -203,9 +203,9 @@ class Training:
             adapter += rate * velocity. 1 and 0 make it the mean (FedAvg). It is post-processing, so
             it costs no privacy; it brings on weights that few holders have users for, and at small
             epsilon it brings on noise.
-        aggregation: "mean" is FedAvg's, by public weight; the others bear with liars. "trimmed_mean"
-            and "median" go coordinate by coordinate and count each holder once, "multi_krum" takes
-            the mean by weight of the holders that lie closest together.
+        aggregation: "mean" is FedAvg's, by public weight; the others bear with liars.
+            "trimmed_mean" and "median" go coordinate by coordinate and count each holder once,
+            "multi_krum" takes the mean by weight of the holders that lie closest together.
         byzantine: Most holders of a round that may lie; 0 for "mean", at least 1 for the others.
     """
 

@@ -55,12 +55,13 @@ class CreditFedAvg(FedAvg):
     Replies are taken one by one as they arrive and are not kept, so that the memory of the sums
     does not grow with the holders; they have the same bits whatever the order (see `mean`). What a
     grid keeps of a round is its own affair: `GrpcGrid` has a packed copy of the request for each
-    holder that has not answered. Under a robust aggregation of the contract they are kept until the
-    round is over (see `robust`). An answer that no honest holder could have sent does not count (see
-    `quarantine`). A round with fewer answers than the contract's minimum ends the run with an error;
-    those that were set aside count towards it, up to the contract's `byzantine`. An exponential average of the global adapter is kept, which is what is
-    evaluated and released (post-processing, so it costs no privacy, as is the contract's server
-    momentum); federated edges go out beside it.
+    holder that has not answered. Under a robust aggregation of the contract the replies' changes
+    are kept until the round is over (see `robust`). An answer that no honest holder could have
+    sent does not count (see `quarantine`). A round with fewer answers than the contract's minimum
+    ends the run with an error; those that were set aside count towards it, up to the contract's
+    `byzantine`. An exponential average of the global adapter is kept, which is what is evaluated
+    and released (post-processing, so it costs no privacy, as is the contract's server momentum);
+    federated edges go out beside it.
     """
 
     def __init__(

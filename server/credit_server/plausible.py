@@ -20,16 +20,17 @@ S_t may depend on all noise before it; its norm may not. So
 with one Gaussian z, ||z|| <= sqrt(d) + sqrt(2 L) but for a chance of e^-L (the norm is 1-Lipschitz,
 and its mean at most sqrt(d)). n_t is Binomial(N, q), and N is the holder's secret: it is held to be
 at most `OVERSIZE` times what the size class stands for, so that n_t <= N, and by Bernstein's bound
-n_t <= μ + L/3 + sqrt(L²/9 + 2 μ L), μ = q N, but for e^-L. A holder that has more users than that is
-enrolled in the wrong class.
+n_t <= μ + L/3 + sqrt(L²/9 + 2 μ L), μ = q N, but for e^-L. A holder that has more users than that
+is enrolled in the wrong class.
 
 The least that it can move is the last step's noise: given all that came before, the change is a
-fixed vector less η σ C / B z_T, whose squared norm is a non-central χ² and so at least as large, in
-distribution, as the central one: ||z||² >= d - 2 sqrt(d L) but for e^-L (Laurent and Massart 2000).
-A holder whose answer has less noise than that did not run the mechanism. Small groups have no floor.
+fixed vector less η σ C / B z_T, whose squared norm is a non-central χ² and so at least as large,
+in distribution, as the central one: ||z||² >= d - 2 sqrt(d L) but for e^-L (Laurent and Massart
+2000). A holder whose answer has less noise than that did not run the mechanism. Small groups have
+no floor.
 
-Adam divides each coordinate by its own root mean square. By Cauchy and Schwarz step t moves it by at
-most η k_t,
+Adam divides each coordinate by its own root mean square. By Cauchy and Schwarz step t moves it by
+at most η k_t,
 
     k_t = (1 - b1) / (1 - b1^t) sqrt(Σ_{j<t} (b1²/b2)^j) sqrt((1 - b2^t) / (1 - b2))
 
@@ -102,7 +103,7 @@ def bounds(contract: Contract, plan: MechanismPlan, shapes: Shapes) -> dict[str,
     training = contract.training
     if training.optimizer == "sgd" and not plan.private:
         return {}
-    found = {}
+    found: dict[str, Bound] = {}
     for group in contract.model.train:
         own = {name: shape for name, shape in shapes.items() if name.split(".")[0] == group}
         if not own:
@@ -116,7 +117,9 @@ def bounds(contract: Contract, plan: MechanismPlan, shapes: Shapes) -> dict[str,
         else:
             clip = dict(plan.group_clip).get(group, plan.clip_norm)
             events = plan.steps + 2 * len(contract.model.train)
-            bound = _sgd(plan, size, clip, rate, decay, training.momentum, math.log(events / CHANCE))
+            bound = _sgd(
+                plan, size, clip, rate, decay, training.momentum, math.log(events / CHANCE)
+            )
         least, usual, most, drift = bound
         sent = max(_sent(training.upload, shape) for shape in own.values())
         rounding = plan.steps * _ULP

@@ -1,10 +1,10 @@
 """What an answer must be to count, and the record of what was set aside.
 
-Every check between a holder's bytes and a Flower strategy is here. The grid has what can be known of
-an answer alone (`adapter_arrays`: size before anything is allocated, names, shapes, types, finite
-numbers; who was asked is in its own list of open requests), the strategy what needs the round's
-adapter (`admit`: the change and its norm). An answer that fails is left out, the round goes on with
-the others, and is told with it by holder and reason, never by content.
+Every check between a holder's bytes and a Flower strategy is here. The grid has what can be known
+of an answer alone (`adapter_arrays`: size before anything is allocated, names, shapes, types,
+finite numbers; who was asked is in its own list of open requests), the strategy what needs the
+round's adapter (`admit`: the change and its norm). An answer that fails is left out, the round goes
+on with the others, and is told with it by holder and reason, never by content.
 
     refused      the holder's own refusal; its log says why
     size         more bytes than the schema has
@@ -187,7 +187,7 @@ class Quarantine:
 
 def reason_of(reply: Message) -> str:
     """Why a reply with an error is none: what the grid says of it, or the holder's refusal."""
-    return reply.error.reason if reply.error.code == SET_ASIDE else "refused"
+    return (reply.error.reason or "refused") if reply.error.code == SET_ASIDE else "refused"
 
 
 def histogram_of(reply: Message, size: int) -> NDArray[np.float64]:

@@ -14,11 +14,12 @@ FedTrimmedAvg and FedMedian count each holder once and know no weight: a liar of
 has no more say than one of the smallest, and large honest holders have no more either. MultiKrum
 chooses without weights and averages those that it chose by their public weights, as FedAvg does.
 
-f is the contract's `byzantine` less the holders that were set aside in this round: those lie no more.
-Changes are shortened to what is usual for the holder's size class first (`plausible.Bound.usual`),
-so that a liar who stays below what is impossible has no more length than others. Each group's change
-is told in units of its learning rate, since Krum's distances would otherwise be of the group that
-moves fastest alone. Answers are sorted by node id: their order has no say in any bit.
+f is the contract's `byzantine` less the holders that were set aside in this round: those lie no
+more. Changes are shortened to what is usual for the holder's size class first
+(`plausible.Bound.usual`), so that a liar who stays below what is impossible has no more length than
+others may have. Each group's change is told in units of its learning rate, since Krum's distances
+would otherwise be of the group that moves fastest alone. Answers are sorted by node id: their order
+has no say in any bit.
 """
 
 from collections.abc import Mapping

@@ -183,7 +183,6 @@ def test_stating_a_default_changes_no_digest(contract_text: str, contract: Contr
         ("steps = 2", 'steps = 2\nupload = "int8"'),
         ("steps = 2", "steps = 2\nserver_learning_rate = 0.5"),
         ("steps = 2", "steps = 2\nserver_momentum = 0.5"),
-        ("steps = 2", 'steps = 2\naggregation = "median"\nbyzantine = 1'),
         ("lora = 0.1", "lora = 0.1000001"),
         ("epsilon = 4.0", "epsilon = 4.5"),
         ("small = 300", "small = 301"),

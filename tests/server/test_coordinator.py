@@ -1,5 +1,6 @@
 """What the coordinator tells of its rounds. Whole runs are in tests/test_commands.py."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -94,6 +95,18 @@ def test_the_facts_carry_the_histogram_and_not_what_is_read_from_it(contract, to
     history.add(report(3))
     assert history.facts(()).histogram is None
     assert history.facts(()).evaluated == 0
+
+
+def test_what_was_set_aside_is_told_by_the_holders_names(contract):
+    events = []
+    history = _History(
+        contract, lambda event, **facts: events.append(facts), lambda: {5: "books", 6: "shoes"}
+    )
+    done = dataclasses.replace(report(1), set_aside={5: {"norm": 1}, 9: {"late": 2}})
+    history.add(done)
+    history.add(report(2))
+    assert events[0]["set_aside"] == {"books": {"norm": 1}, "node 9": {"late": 2}}
+    assert events[1]["set_aside"] == {}
 
 
 def test_without_a_round_there_is_nothing_to_release(told):

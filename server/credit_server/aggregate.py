@@ -37,7 +37,7 @@ class RoundReport:
             no evaluation in this round.
         evaluated: How many histograms were summed.
         edges: Of the fields whose edges are federated, the same in all rounds.
-        set_aside: Answers since the round before that did not count: by node id and reason.
+        set_aside: Answers since the round before that did not count: by holder and reason.
     """
 
     round: int
@@ -222,7 +222,7 @@ class CreditFedAvg(FedAvg):
                 valid += 1
             except WireError as error:
                 why[node] = error.reason
-                log.warning("the answer of node %d is not used: %s", node, error)
+                log.warning("the answer of %s is not used: %s", self._quarantine.name(node), error)
         for node, reason in why.items():
             self._quarantine.note(node, reason)
         aside = sum(reason != "refused" for reason in why.values())
@@ -230,14 +230,15 @@ class CreditFedAvg(FedAvg):
         if valid < minimum - min(aside, self._contract.training.byzantine):
             raise CreditError(
                 f"round {server_round}: {valid} of {received} holders answered the "
-                f"{what} request, the contract needs {minimum}{_told(why)}"
+                f"{what} request, the contract needs {minimum}"
+                + _told({self._quarantine.name(node): reason for node, reason in why.items()})
             )
         return valid, aside
 
 
-def _told(why: Mapping[int, str]) -> str:
+def _told(why: Mapping[str, str]) -> str:
     """Who did not count and why, behind an error."""
     refused = sum(reason == "refused" for reason in why.values())
-    aside = [f"node {node} ({reason})" for node, reason in why.items() if reason != "refused"]
+    aside = [f"{name} ({reason})" for name, reason in why.items() if reason != "refused"]
     told = f"; {refused} refused (their own logs say why, for example a budget that is used up)"
     return (told if refused else "") + (f"; set aside: {', '.join(sorted(aside))}" if aside else "")

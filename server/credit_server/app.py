@@ -46,7 +46,7 @@ def coordinator_app(
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        edges = federated_edges(contract, grid)
+        edges = federated_edges(contract, grid, quarantine)
         strategy = CreditFedAvg(contract, on_round, edges, quarantine)
         strategy.start(
             grid=grid,

@@ -1,7 +1,7 @@
 """A run of the coordinator: from its folder to the release."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from credit_common.wire import HISTOGRAM, pack
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
 from credit_server.authority import open_authority
-from credit_server.enrol import Enrolled, Registry
+from credit_server.enrol import Registry
 from credit_server.grid import GrpcGrid
 from credit_server.heads import Heads
 from credit_server.service import Service
@@ -67,18 +67,15 @@ def run(
     check_plan(mechanism_plan(contract, contract.privacy.size_classes[0][0]))
     authority, registry, heads = open_authority(home), Registry(home), Heads(home)
 
-    def everyone() -> Iterable[Enrolled]:
-        return registry.holders().values()
-
     def enrolled() -> dict[str, int]:
-        return {h.name: h.node_id for h in everyone() if not h.revoked}
+        return {h.name: h.node_id for h in registry.holders().values() if not h.revoked}
 
     backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
     model = CreditModel(contract, backbone, device_of(device), "float32")
     initial = model.initial_adapter()
     array_bytes = largest_arrays(contract, initial)
     grid = GrpcGrid(contract, model.schema(), enrolled)
-    history = _History(contract, tell, lambda: {h.node_id: h.name for h in everyone()})
+    history = _History(contract, tell)
     with Service(
         contract,
         registry,
@@ -149,12 +146,10 @@ def run(
 
 
 class _History:
-    """The rounds so far; `names` gives those of holders, as they are now, by node id."""
+    """The rounds so far."""
 
-    def __init__(
-        self, contract: Contract, tell: Tell, names: Callable[[], Mapping[int, str]] = dict
-    ) -> None:
-        self._contract, self._tell, self._names = contract, tell, names
+    def __init__(self, contract: Contract, tell: Tell) -> None:
+        self._contract, self._tell = contract, tell
         self._since = 0.0
         self._rounds: list[RoundReport] = []
 
@@ -172,16 +167,11 @@ class _History:
             holders=done.holders,
             **self.figures(done),
             psi=self._psi(done),
-            set_aside=self._set_aside(done),
+            set_aside=done.set_aside,
             epsilon=spent and spent[0],
             seconds=now - self._since,
         )
         self._since = now
-
-    def _set_aside(self, done: RoundReport) -> dict[str, dict[str, int]]:
-        """What did not count of the round, by the holder's name and the reason."""
-        names = self._names() if done.set_aside else {}
-        return {names.get(n, f"node {n}"): dict(why) for n, why in done.set_aside.items()}
 
     @property
     def last(self) -> RoundReport:

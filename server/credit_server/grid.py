@@ -145,7 +145,7 @@ class GrpcGrid(OwnGrid):
         enrolled: Callable[[], Mapping[str, int]],
     ) -> None:
         self._contract, self._enrolled = contract, enrolled
-        self.quarantine = Quarantine(contract, schema)
+        self.quarantine = Quarantine(contract, schema, self._name)
         super().__init__(RUN_ID)
         self._changed = threading.Condition()
         self._seats: dict[int, _Seat] = {}
@@ -350,6 +350,11 @@ class GrpcGrid(OwnGrid):
             return True
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _name(self, node_id: int) -> str:
+        with self._changed:
+            seat = self._seats.get(node_id)
+        return seat.name if seat else f"node {node_id}"
 
     def _here(self) -> list[int]:
         return sorted(node for node, seat in self._seats.items() if seat.deliver)

@@ -12,7 +12,7 @@ on with the others, and is told with it by holder and reason, never by content.
     not-finite   numbers that are not finite, or beyond what can be summed
     norm         a change larger than an honest holder's can be (see `plausible`)
     no-noise     a change smaller than an honest holder's noise
-    replayed     the bytes of an earlier answer of this holder, where noise makes each one new
+    replayed     the bytes of one of this holder's last answers, where noise makes each one new
     duplicate    a second answer to one request
     late         an answer to a request that is not open: of an earlier round, or never made
     foreign      an answer to what another holder was asked
@@ -25,8 +25,8 @@ import hashlib
 import logging
 import math
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,8 @@ from credit_server.plausible import Bound, Shapes, bounds
 log = logging.getLogger(__name__)
 
 Adapter = dict[str, NDArray[np.float32]]
-SetAside = Mapping[int, Mapping[str, int]]
-"""Node id -> reason -> how often."""
+SetAside = Mapping[str, Mapping[str, int]]
+"""Holder's name -> reason -> how often."""
 
 REASONS = (
     "refused",
@@ -69,6 +69,12 @@ REASONS = (
 )
 HEADER = 1024
 """Bytes that another writer's header may have more than ours."""
+REMEMBERED = 64
+"""Answers of each holder whose digests are kept."""
+
+
+def _numbered(node_id: int) -> str:
+    return f"node {node_id}"
 
 
 class Quarantine:
@@ -78,10 +84,16 @@ class Quarantine:
         contract: What answers follow.
         shapes: Name -> shape of an adapter's arrays. Without it a strategy's answers are checked
             for their form alone: neither change, nor weight, nor whether they came before.
+        name: Gives a node's name, under which it is told.
     """
 
-    def __init__(self, contract: Contract, shapes: Shapes | None = None) -> None:
-        self._contract = contract
+    def __init__(
+        self,
+        contract: Contract,
+        shapes: Shapes | None = None,
+        name: Callable[[int], str] = _numbered,
+    ) -> None:
+        self._contract, self.name = contract, name
         self._shapes = shapes or {}
         self._most = len(pack(blank_upload(contract.training.upload, self._shapes))) + HEADER
         self._bounds: dict[float, dict[str, Bound]] = {}
@@ -90,7 +102,7 @@ class Quarantine:
             self._bounds[plan.expected_batch_size] = bounds(contract, plan, self._shapes)
         self._lock = threading.Lock()
         self._counts: dict[int, Counter[str]] = defaultdict(Counter)
-        self._sent: dict[int, set[bytes]] = defaultdict(set)
+        self._sent: dict[int, deque[bytes]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
 
     # -- the record ----------------------------------------------------------------------------
 
@@ -100,10 +112,12 @@ class Quarantine:
             self._counts[node_id][reason if reason in REASONS else "refused"] += 1
 
     def drain(self) -> SetAside:
-        """What was set aside since the last call, by node id in order."""
+        """What was set aside since the last call, by name in order."""
         with self._lock:
             found, self._counts = self._counts, defaultdict(Counter)
-        return {node: dict(sorted(found[node].items())) for node in sorted(found)}
+        # Outside the lock: who knows the names may have one of its own, and count under it.
+        named = {self.name(node): dict(sorted(why.items())) for node, why in found.items()}
+        return dict(sorted(named.items()))
 
     # -- what a grid checks --------------------------------------------------------------------
 
@@ -180,9 +194,9 @@ class Quarantine:
         for name in sorted(arrays):
             digest.update(arrays[name].tobytes())
         with self._lock:
-            if digest.digest()[:16] in self._sent[node_id]:
+            if digest.digest() in self._sent[node_id]:
                 raise WireError("it has the bytes of an earlier answer", reason="replayed")
-            self._sent[node_id].add(digest.digest()[:16])
+            self._sent[node_id].append(digest.digest())
 
 
 def reason_of(reply: Message) -> str:

@@ -28,6 +28,7 @@ from credit_common.upload import upload_bytes
 from credit_common.wire import SERVER_NODE
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
+from credit_server.quarantine import Quarantine
 from credit_simulations.loop import run_in_process
 
 Wrap = Callable[[Holder, ClientApp], ClientApp]
@@ -185,7 +186,7 @@ def simulate(
             figures={name: figure.value for name, figure in found.items()},
             epsilon=spent,
             intervals={name: (figure.low, figure.high) for name, figure in found.items()},
-            set_aside={names[node - SERVER_NODE - 1]: why for node, why in done.set_aside.items()},
+            set_aside=done.set_aside,
         )
         history.append(line)
         on_round(line)
@@ -214,7 +215,14 @@ def simulate(
         if serve is not None:
             server = serve(contract, initial, report)
         else:
-            server = coordinator_app(contract, initial, report, allow_no_privacy=allow_no_privacy)
+            shapes = {name: array.shape for name, array in initial.items()}
+            server = coordinator_app(
+                contract,
+                initial,
+                report,
+                allow_no_privacy=allow_no_privacy,
+                quarantine=Quarantine(contract, shapes, lambda node: names[node - SERVER_NODE - 1]),
+            )
         run_in_process(server, apps)
     finally:
         for book in books.values():

@@ -97,16 +97,11 @@ def test_the_facts_carry_the_histogram_and_not_what_is_read_from_it(contract, to
     assert history.facts(()).evaluated == 0
 
 
-def test_what_was_set_aside_is_told_by_the_holders_names(contract):
-    events = []
-    history = _History(
-        contract, lambda event, **facts: events.append(facts), lambda: {5: "books", 6: "shoes"}
-    )
-    done = dataclasses.replace(report(1), set_aside={5: {"norm": 1}, 9: {"late": 2}})
-    history.add(done)
+def test_what_was_set_aside_is_told_with_its_round(told):
+    history, events = told
+    history.add(dataclasses.replace(report(1), set_aside={"books": {"norm": 1}}))
     history.add(report(2))
-    assert events[0]["set_aside"] == {"books": {"norm": 1}, "node 9": {"late": 2}}
-    assert events[1]["set_aside"] == {}
+    assert [facts["set_aside"] for _, facts in events] == [{"books": {"norm": 1}}, {}]
 
 
 def test_without_a_round_there_is_nothing_to_release(told):

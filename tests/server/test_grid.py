@@ -357,7 +357,7 @@ def test_unasked_answers_are_counted_by_holder_and_reason(grid):
     assert a.answer(third)
     assert not a.answer(first)
     assert not b.answer("never asked")
-    told_now = {2: {"duplicate": 2, "foreign": 1, "late": 1}, 3: {"late": 1}}
+    told_now = {"a": {"duplicate": 2, "foreign": 1, "late": 1}, "b": {"late": 1}}
     assert grid.quarantine.drain() == told_now
     assert grid.quarantine.drain() == {}
 

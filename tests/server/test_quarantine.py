@@ -21,6 +21,7 @@ from credit_server.quarantine import Quarantine, reason_of
 
 SHAPES = {"wide.weight": (1, 400)}
 LIAR = 9
+SHOP = f"shop-{LIAR}"
 
 
 @pytest.fixture
@@ -161,13 +162,13 @@ def test_a_lie_is_set_aside_and_the_run_goes_on_as_without_the_liar(federation, 
     assert [report.round for report in reports] == [1, 2, 3]
     first = {LIAR} if what == "replayed" else set()
     for report in reports:
-        own = report.set_aside.get(LIAR, {})
+        own = report.set_aside.get(SHOP, {})
         if first and report.round == 1:
             assert own == {}
             continue
         (why,) = own
         assert (why in reason.split("|"), own[why]) == (True, 1)
-        assert set(report.set_aside) == {LIAR}
+        assert set(report.set_aside) == {SHOP}
     nodes = {3, 5, 7}
     found = reports[-1].adapter["wide.weight"]
     want = expected(contract, lambda round_: nodes | first if round_ == 1 else nodes)
@@ -190,10 +191,10 @@ def test_what_comes_beside_an_answer_changes_nothing(federation, what):
     lie, reason, since = AGAIN[what]
     contract = federation()
     reports = run(contract, lie)
-    counted = sum(sum(r.set_aside.get(LIAR, {}).values()) for r in reports)
+    counted = sum(sum(r.set_aside.get(SHOP, {}).values()) for r in reports)
     # The last answer's duplicate may come after the last report.
     assert contract.training.rounds - 1 <= counted + since <= contract.training.rounds
-    assert {why for r in reports for why in r.set_aside.get(LIAR, {})} <= set(reason.split("|"))
+    assert {why for r in reports for why in r.set_aside.get(SHOP, {})} <= set(reason.split("|"))
     np.testing.assert_allclose(
         reports[-1].adapter["wide.weight"],
         expected(contract, lambda round_: {3, 5, 7, LIAR}),
@@ -223,7 +224,7 @@ def test_too_few_that_remain_end_the_run_by_node_and_reason(federation):
     with pytest.raises(
         CreditError,
         match=r"^round 1: 2 of 3 holders answered the train request, the contract needs 3; "
-        r"set aside: node 9 \(not-finite\)$",
+        r"set aside: shop-9 \(not-finite\)$",
     ):
         run(federation(), FUZZ["nan"][0], honest=(3, 5))
 
@@ -289,7 +290,10 @@ def test_reasons_that_are_not_in_the_list_are_refusals(federation):
     for reason in ("norm", "<script>", "norm", "late"):
         quarantine.note(4, reason)
     quarantine.note(3, "size")
-    assert quarantine.drain() == {3: {"size": 1}, 4: {"late": 1, "norm": 2, "refused": 1}}
+    assert quarantine.drain() == {
+        "node 3": {"size": 1},
+        "node 4": {"late": 1, "norm": 2, "refused": 1},
+    }
     wire.set_identity(1, wire.SERVER_NODE)
     asked = Message(RecordDict(), dst_node_id=2, message_type="train")
     assert reason_of(wire.refusal(asked)) == "refused"

@@ -22,6 +22,7 @@ from credit_common.wire import (
 )
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
+from credit_server.quarantine import Quarantine
 from credit_server.statistics import federated_edges
 from credit_simulations.loop import LoopGrid
 
@@ -79,7 +80,9 @@ def test_a_holder_that_refuses_is_left_out_while_there_are_enough(federated: Con
     own = [counts_of(federated, 1), None, counts_of(federated, 2)]
     grid = LoopGrid({f"shop{i}": holder(counts, []) for i, counts in enumerate(own)})
     total = {name: own[0][name] + own[2][name] for name in own[0]}
-    assert federated_edges(federated, grid) == quantile_edges(federated, total)
+    quarantine = Quarantine(federated)
+    assert federated_edges(federated, grid, quarantine) == quantile_edges(federated, total)
+    assert quarantine.drain() == {f"node {grid.node_ids['shop1']}": {"refused": 1}}
 
 
 def test_too_few_answers_end_the_run_before_it_begins(federated: Contract) -> None:

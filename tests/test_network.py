@@ -37,7 +37,7 @@ from credit_common.contract import parse_contract
 from credit_common.errors import CreditError, LinkError, PrivacyError, TrustError
 from credit_common.events import Histogram
 from credit_common.protocol import SERVICE
-from credit_common.wire import adapter_reply, array_record, pack, request_arrays
+from credit_common.wire import SET_ASIDE, adapter_reply, array_record, pack, request_arrays
 from credit_server.authority import create_authority, issue_holder
 from credit_server.enrol import Registry, enrol, revoke
 from credit_server.grid import GrpcGrid
@@ -203,6 +203,40 @@ def test_a_trivial_round_of_three_holders_takes_a_tenth_of_a_second_at_most(net)
         grid.finish(FINISHED)
         assert [holder.join().finished for holder in holders] == [FINISHED] * 3
     assert median(seconds) <= 0.1
+
+
+LIES = {
+    "schema": {"w": np.ones(4, np.float32)},
+    "not-finite": {"w": np.full(3, np.nan, np.float32)},
+    "size": {"w": np.ones(5000, np.float32)},
+}
+
+
+def lying(payload: dict) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def _train(message, context):
+        return adapter_reply(message, pack(payload), 1.0)
+
+    return app
+
+
+@pytest.mark.parametrize("reason", LIES)
+def test_lies_over_the_wire_are_set_aside_and_the_rounds_go_on(net, reason):
+    grid = net.grid()
+    with net.serve(grid) as address:
+        apps = [adding(1.0), adding(2.0), lying(LIES[reason])]
+        pairs = zip(net.holders.values(), apps, strict=True)
+        holders = [Holder(identity, address, app) for identity, app in pairs]
+        grid.wait_for_start(lambda here, missing: None)
+        for round_ in (1, 2):
+            replies = list(grid.send_and_receive(requests(grid, round_), timeout=ENOUGH))
+            assert values(replies) == [1.0, 2.0]
+            (error,) = (reply.error for reply in replies if reply.has_error())
+            assert (error.code, error.reason) == (SET_ASIDE, reason)
+        grid.finish(FINISHED)
+        assert [holder.join().finished for holder in holders] == [FINISHED] * 3
 
 
 def certificate(net: Net, identity: Identity, authority=None, days: int = 30, **subject) -> bytes:

@@ -99,6 +99,12 @@ class Contract:
         ok = not clipped or clipped == set(self.model.train)
         bound = "a bound for each group of model.train, or absent"
         require(ok, "privacy.group_clip", sorted(clipped), bound)
+        holders, least = self.federation.min_holders, self.training.least_answers
+        bound = (
+            f"at least {least} for training.aggregation = {self.training.aggregation!r} with "
+            f"training.byzantine = {self.training.byzantine}"
+        )
+        require(holders >= least, "federation.min_holders", holders, bound)
         private, sigma = self.privacy.private, self.evaluation.noise_multiplier
         ok = (sigma >= 0.2) if private else (sigma == 0)
         bound = "at least 0.2" if private else "0 where epsilon is absent"
@@ -288,6 +294,12 @@ _PARTS: dict[str, type] = {
     "scorecard": Scorecard,
     "statistics": Statistics,
 }
-_FORMERLY = {"upload": "float32", "server_learning_rate": 1.0, "server_momentum": 0.0}
+_FORMERLY = {
+    "upload": "float32",
+    "server_learning_rate": 1.0,
+    "server_momentum": 0.0,
+    "aggregation": "mean",
+    "byzantine": 0,
+}
 """Keys of [training] that older contracts lack, left out of a digest where they change nothing."""
 _READS_EDGES = 'with "wide" where edges are federated: nothing else reads them'

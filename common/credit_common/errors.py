@@ -55,7 +55,15 @@ class LedgerBusyError(PrivacyError):
 
 
 class WireError(CreditError):
-    """A message that does not follow the schema."""
+    """A message that does not follow the schema.
+
+    Attributes:
+        reason: Code under which the coordinator counts it (see `credit_server.quarantine`).
+    """
+
+    def __init__(self, message: str, *, reason: str = "schema") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TrustError(CreditError):

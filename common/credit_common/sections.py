@@ -21,6 +21,9 @@ GroupName = Literal["lora", "head", "wide"]
 Upload = Literal["float32", "bfloat16", "int8"]
 """How a trained adapter leaves a holder; see `credit_common.upload`."""
 
+Aggregation = Literal["mean", "trimmed_mean", "median", "multi_krum"]
+"""How the coordinator makes one change of a round's; see `credit_server.robust`."""
+
 DROPOUT_REASON = (
     "dropout is refused: it makes frozen layers random, so that they cannot be computed once and "
     "kept, and under per-example clipping its noise costs accuracy without protecting anyone; "
@@ -200,6 +203,10 @@ class Training:
             adapter += rate * velocity. 1 and 0 make it the mean (FedAvg). It is post-processing, so
             it costs no privacy; it brings on weights that few holders have users for, and at small
             epsilon it brings on noise.
+        aggregation: "mean" is FedAvg's, by public weight; the others bear with liars.
+            "trimmed_mean" and "median" go coordinate by coordinate and count each holder once,
+            "multi_krum" takes the mean by weight of the holders that lie closest together.
+        byzantine: Most holders of a round that may lie; 0 for "mean", at least 1 for the others.
     """
 
     rounds: int
@@ -214,6 +221,8 @@ class Training:
     upload: Upload = "float32"
     server_learning_rate: float = 1.0
     server_momentum: float = 0.0
+    aggregation: Aggregation = "mean"
+    byzantine: int = 0
 
     def __post_init__(self) -> None:
         require(1 <= self.rounds <= 10_000, "training.rounds", self.rounds, "between 1 and 10000")
@@ -231,6 +240,20 @@ class Training:
         rate, momentum = self.server_learning_rate, self.server_momentum
         require(0 < rate <= 100, "training.server_learning_rate", rate, "inside (0, 100]")
         require(0 <= momentum < 1, "training.server_momentum", momentum, "inside [0, 1)")
+        liars, mean = self.byzantine, self.aggregation == "mean"
+        bound = "0 where aggregation is mean" if mean else f"at least 1 for {self.aggregation}"
+        require((liars == 0) if mean else (liars >= 1), "training.byzantine", liars, bound)
+
+    @property
+    def least_answers(self) -> int:
+        """Answers without which nothing can be said against `byzantine` liars.
+
+        2 f + 1 where most of the values must be honest in each coordinate (Yin et al. 2018), and
+        2 f + 3 for Krum (Blanchard et al. 2017).
+        """
+        if self.aggregation == "mean":
+            return 1
+        return 2 * self.byzantine + (3 if self.aggregation == "multi_krum" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

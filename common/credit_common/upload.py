@@ -131,7 +131,9 @@ def check_upload(kind: Upload, shapes: Shapes, arrays: Mapping[str, NDArray[Any]
                 f"adapter array {name}: {array.dtype} {array.shape}, must be {dtype} {shape}"
             )
         if dtype == "float32" and not np.isfinite(array).all():
-            raise WireError(f"adapter array {name}: has values that are not finite")
+            raise WireError(
+                f"adapter array {name}: has values that are not finite", reason="not-finite"
+            )
     for name in shapes if kind != "float32" else ():
         if kind == "int8" and (arrays[name + SCALE] < 0).any():
             raise WireError(f"adapter array {name}{SCALE}: has a negative scale")
@@ -139,7 +141,10 @@ def check_upload(kind: Upload, shapes: Shapes, arrays: Mapping[str, NDArray[Any]
             raise WireError(f"adapter array {name}: has numbers below {-STEPS}")
         # As it is written, nan is refused too. Twice: the writer rounds its scales up.
         if not (np.abs(_change(kind, name, arrays)) <= 2 * LARGEST).all():
-            raise WireError(f"adapter array {name}: has changes that are too large, or no numbers")
+            raise WireError(
+                f"adapter array {name}: has changes that are too large, or no numbers",
+                reason="not-finite",
+            )
 
 
 def _change(kind: Upload, name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:

@@ -38,6 +38,10 @@ WEIGHT, HISTOGRAM, ROUND = "weight", "histogram", "server-round"
 REFUSED = 2001
 """The one error code that a holder ever sends; what went wrong stays in its own log."""
 
+SET_ASIDE = 2002
+"""The code by which a coordinator's grid tells its strategy that an answer was set aside, and, as
+the error's reason, why; nobody sends it."""
+
 FloatArrays = Mapping[str, NDArray[np.floating[Any]]]
 AnyArrays = Mapping[str, NDArray[Any]]
 
@@ -220,3 +224,8 @@ def reply_statistics(reply: Message) -> dict[str, NDArray[np.float64]]:
 def refusal(request: Message) -> Message:
     """The reply of a holder that does not do what it is asked; it never says why."""
     return Message(Error(REFUSED, "refused"), reply_to=request)
+
+
+def set_aside(request: Message, reason: str) -> Message:
+    """What stands in a round for an answer that the coordinator does not use."""
+    return Message(Error(SET_ASIDE, reason), reply_to=request)

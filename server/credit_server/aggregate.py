@@ -1,4 +1,8 @@
-"""Flower's FedAvg with public weights, answers summed as they come, the contract's schedule."""
+"""Flower's FedAvg with public weights, answers summed as they come, the contract's schedule.
+
+What counts as an answer is `quarantine`'s affair, and how a round that may have liars is made one
+change is that of `robust`; the mean of a round that has none is taken here.
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -12,23 +16,13 @@ from numpy.typing import NDArray
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, WireError
-from credit_common.sections import Upload
 from credit_common.statistics import Edges, edge_arrays
-from credit_common.upload import decode
-from credit_common.wire import (
-    ARRAYS,
-    HISTOGRAM,
-    METRICS,
-    WEIGHT,
-    array_record,
-    decoded,
-    uploaded,
-)
+from credit_common.wire import HISTOGRAM, WEIGHT, array_record, decoded
 from credit_server.mean import ExactSum, WeightedMean
+from credit_server.quarantine import Adapter, Quarantine, SetAside, histogram_of, reason_of
+from credit_server.robust import KeptChanges
 
 log = logging.getLogger(__name__)
-
-Adapter = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +37,7 @@ class RoundReport:
             no evaluation in this round.
         evaluated: How many histograms were summed.
         edges: Of the fields whose edges are federated, the same in all rounds.
+        set_aside: Answers since the round before that did not count: by holder and reason.
     """
 
     round: int
@@ -51,6 +46,7 @@ class RoundReport:
     histogram: NDArray[np.float64] | None
     evaluated: int = 0
     edges: Edges = field(default_factory=dict)
+    set_aside: SetAside = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +78,13 @@ class CreditFedAvg(FedAvg):
     Replies are taken one by one as they arrive and are not kept, so that the memory of the sums
     does not grow with the holders; they have the same bits whatever the order (see `mean`). What a
     grid keeps of a round is its own affair: `GrpcGrid` has a packed copy of the request for each
-    holder that has not answered. An answer with arrays that were not asked for, or numbers beyond
-    what can be summed, does not count. A round with fewer answers than the contract's minimum ends
-    the run with an error. An exponential average of the global adapter is kept, which is what is
-    evaluated and released (post-processing, so it costs no privacy, as is the contract's server
-    momentum); federated edges go out beside it.
+    holder that has not answered. Under a robust aggregation of the contract the replies' changes
+    are kept until the round is over (see `robust`). An answer that no honest holder could have
+    sent does not count (see `quarantine`). A round with fewer answers than the contract's minimum
+    ends the run with an error; those that were set aside count towards it, up to the contract's
+    `byzantine`. An exponential average of the global adapter is kept, which is what is evaluated
+    and released (post-processing, so it costs no privacy, as is the contract's server momentum);
+    federated edges go out beside it.
     """
 
     def __init__(
@@ -95,6 +93,7 @@ class CreditFedAvg(FedAvg):
         on_round: Callable[[RoundReport], None],
         edges: Edges | None = None,
         start: State | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         minimum = contract.federation.min_holders
         super().__init__(
@@ -107,6 +106,7 @@ class CreditFedAvg(FedAvg):
         self._on_round = on_round
         start = start or State(adapter={})
         self._edges = edges or start.edges or {}
+        self._quarantine = quarantine or Quarantine(contract)
         self._round, self._pending, self._answered = start.round, start.pending, start.holders
         self._global: Adapter = dict(start.adapter)
         self._velocity: dict[str, NDArray[np.float64]] = dict(start.velocity)
@@ -137,14 +137,8 @@ class CreditFedAvg(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the round's adapters and move the running average."""
-        upload = self._contract.training.upload
-        mean = WeightedMean({name: array.shape for name, array in self._global.items()})
-
-        def take(reply: Message) -> None:
-            mean.add(_adapter_of(upload, self._global, reply), _weight_of(reply))
-
-        self._answered = self._taken(server_round, "train", replies, take)
-        fresh = self._moved(mean.value())
+        self._answered, found = self._combined(server_round, replies)
+        fresh = self._moved(found)
         past = self._contract.training.average if self.released else 0.0
         self.released = {
             name: (past * self.released[name] + (1.0 - past) * value if past else value).astype(
@@ -156,6 +150,24 @@ class CreditFedAvg(FedAvg):
         if not self._pending:
             self._report(server_round, None)
         return array_record(fresh), MetricRecord()
+
+    def _combined(self, server_round: int, replies: Iterable[Message]) -> tuple[int, Adapter]:
+        """How many answers count, and the adapter that the contract's aggregation makes of them."""
+        if self._contract.training.aggregation == "mean":
+            mean = WeightedMean({name: array.shape for name, array in self._global.items()})
+
+            def add(reply: Message) -> None:
+                mean.add(*self._quarantine.admit(self._global, reply))
+
+            answered, _ = self._taken(server_round, "train", replies, add)
+            return answered, mean.value()
+        kept = KeptChanges(self._contract, self._global, self._quarantine)
+
+        def keep(reply: Message) -> None:
+            kept.add(reply.metadata.src_node_id, *self._quarantine.admit(self._global, reply))
+
+        answered, aside = self._taken(server_round, "train", replies, keep)
+        return answered, kept.value(aside)
 
     def _moved(self, mean: Adapter) -> Adapter:
         """The global adapter after the round; under plain FedAvg the mean itself."""
@@ -190,9 +202,9 @@ class CreditFedAvg(FedAvg):
         total = ExactSum(2 * bins)
 
         def take(reply: Message) -> None:
-            total.add(_histogram_of(reply, 2 * bins))
+            total.add(histogram_of(reply, 2 * bins))
 
-        evaluated = self._taken(server_round, "evaluate", replies, take)
+        evaluated, _ = self._taken(server_round, "evaluate", replies, take)
         counts = total.value()
         self._pending = False
         self._report(server_round, counts.reshape(2, bins), evaluated)
@@ -215,6 +227,7 @@ class CreditFedAvg(FedAvg):
                 histogram=histogram,
                 edges=self._edges,
                 evaluated=evaluated,
+                set_aside=self._quarantine.drain(),
             )
         )
 
@@ -224,60 +237,47 @@ class CreditFedAvg(FedAvg):
         what: str,
         replies: Iterable[Message],
         take: Callable[[Message], None],
-    ) -> int:
-        """Take the replies one by one; returns how many count."""
+    ) -> tuple[int, int]:
+        """Take the replies one by one; returns how many count and how many holders were set aside.
+
+        A holder that refuses is not set aside: it did not lie.
+        """
         received = valid = 0
+        seen: set[int] = set()
+        why: dict[int, str] = {}
         for reply in replies:
             received += 1
+            node = reply.metadata.src_node_id
+            if node in seen:
+                received -= 1  # of holders
+                self._quarantine.note(node, "duplicate")
+                continue
+            seen.add(node)
             if reply.has_error():
+                why[node] = reason_of(reply)
                 continue
             try:
                 take(reply)
                 valid += 1
             except WireError as error:
-                log.warning(
-                    "the answer of node %d is not used: %s", reply.metadata.src_node_id, error
-                )
+                why[node] = error.reason
+                log.warning("the answer of %s is not used: %s", self._quarantine.name(node), error)
+        for node, reason in why.items():
+            self._quarantine.note(node, reason)
+        aside = sum(reason != "refused" for reason in why.values())
         minimum = self._contract.federation.min_holders
-        if valid < minimum:
+        if valid < minimum - min(aside, self._contract.training.byzantine):
             raise CreditError(
                 f"round {server_round}: {valid} of {received} holders answered the "
-                f"{what} request, the contract needs {minimum}; the others refused (their own "
-                "logs say why, for example a budget that is used up)"
+                f"{what} request, the contract needs {minimum}"
+                + _told({self._quarantine.name(node): reason for node, reason in why.items()})
             )
-        return valid
+        return valid, aside
 
 
-def _adapter_of(upload: Upload, sent: Adapter, reply: Message) -> Adapter:
-    """The adapter that a reply stands for; WireError where it has none.
-
-    Args:
-        upload: The contract's.
-        sent: The adapter of the request, without edges.
-        reply: A holder's.
-    """
-    # Flower's views (`content.array_records`) are in a reference cycle with the content: a reply
-    # that was seen through one stays in memory until the garbage collector comes by.
-    record = reply.content.get(ARRAYS)
-    if not isinstance(record, ArrayRecord):
-        raise WireError(f"it carries no arrays named {ARRAYS!r}")
-    return decode(upload, uploaded(record), sent)
-
-
-def _weight_of(reply: Message) -> float:
-    weight = _metrics_of(reply).get(WEIGHT)
-    if not isinstance(weight, int | float):
-        raise WireError("it carries no weight")
-    return float(weight)
-
-
-def _histogram_of(reply: Message, size: int) -> NDArray[np.float64]:
-    counts = _metrics_of(reply).get(HISTOGRAM)
-    if not isinstance(counts, list) or len(counts) != size:
-        raise WireError("it carries no histogram of the contract's bins")
-    return np.asarray(counts, np.float64)
-
-
-def _metrics_of(reply: Message) -> MetricRecord:
-    record = reply.content.get(METRICS)
-    return record if isinstance(record, MetricRecord) else MetricRecord()
+def _told(why: Mapping[str, str]) -> str:
+    """Who did not count and why, behind an error."""
+    refused = sum(reason == "refused" for reason in why.values())
+    aside = [f"{name} ({reason})" for name, reason in why.items() if reason != "refused"]
+    told = f"; {refused} refused (their own logs say why, for example a budget that is used up)"
+    return (told if refused else "") + (f"; set aside: {', '.join(sorted(aside))}" if aside else "")

@@ -13,6 +13,7 @@ from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY
 from credit_common.wire import array_record
 from credit_server.aggregate import CreditFedAvg, RoundReport, State
+from credit_server.quarantine import Quarantine
 from credit_server.statistics import federated_edges
 
 logging.getLogger("flwr").setLevel(logging.ERROR)  # its round banners; errors still show
@@ -30,6 +31,7 @@ def coordinator_app(
     allow_no_privacy: bool = False,
     start: State | None = None,
     keep: Keep = lambda state, done: None,
+    quarantine: Quarantine | None = None,
 ) -> ServerApp:
     """The ServerApp that runs a contract's statistics, where it asks for any, and its rounds.
 
@@ -40,12 +42,15 @@ def coordinator_app(
         allow_no_privacy: Whether a contract without a budget is run at all.
         start: Where a run goes on; None begins one.
         keep: Keeps the state.
+        quarantine: The grid's, where it has one: rounds tell what either set aside.
 
     Raises:
         PrivacyError: If the contract has no budget and that is not allowed.
     """
     if not contract.privacy.private and not allow_no_privacy:
         raise PrivacyError(NO_PRIVACY)
+    shapes = {name: array.shape for name, array in initial.items()}
+    quarantine = quarantine or Quarantine(contract, shapes)
     app = ServerApp()
 
     @app.main()
@@ -53,8 +58,8 @@ def coordinator_app(
         at = start or State(adapter=initial)
         if at.edges is None:
             keep(at, None)
-            at = dataclasses.replace(at, edges=federated_edges(contract, grid))
-        _run_rounds(contract, at, grid, on_round, keep)
+            at = dataclasses.replace(at, edges=federated_edges(contract, grid, quarantine))
+        _run_rounds(contract, at, grid, on_round, keep, quarantine)
 
     return app
 
@@ -65,10 +70,11 @@ def _run_rounds(
     grid: Grid,
     on_round: Callable[[RoundReport], None],
     keep: Keep,
+    quarantine: Quarantine,
 ) -> None:
     """What `Strategy.start` of Flower does, from any point of a run on."""
     done: list[RoundReport] = []
-    strategy = CreditFedAvg(contract, done.append, start=at)
+    strategy = CreditFedAvg(contract, done.append, start=at, quarantine=quarantine)
     longest = contract.federation.answer_seconds
 
     def settle() -> None:

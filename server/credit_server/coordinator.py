@@ -125,6 +125,7 @@ def run(
                     allow_no_privacy=allow_no_privacy,
                     start=None if begun is None else begun.state,
                     keep=keeper.settle,
+                    quarantine=grid.quarantine,
                 )
                 server(grid, grid.context)
             folder, facts = _released(home, bundle, keeper, history, heads, model)
@@ -210,6 +211,7 @@ class _History:
             holders=done.holders,
             **self.figures(done),
             psi=self._psi(done),
+            set_aside=done.set_aside,
             epsilon=spent and spent[0],
             seconds=now - self._since,
         )

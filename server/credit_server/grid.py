@@ -25,21 +25,20 @@ from flwr.serverapp import Grid
 
 from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
-from credit_common.errors import CreditError, LinkError
+from credit_common.errors import CreditError, LinkError, WireError
 from credit_common.privacy import mechanism_plan
 from credit_common.protocol import from_reply, to_request
 from credit_common.statistics import statistics_shapes
-from credit_common.upload import check_upload
 from credit_common.wire import (
     SERVER_NODE,
     Run,
     empty_context,
     empty_run,
-    refusal,
+    set_aside,
     set_identity,
     set_message_id,
-    unpack,
 )
+from credit_server.quarantine import Quarantine
 
 log = logging.getLogger(__name__)
 
@@ -144,9 +143,12 @@ class OwnGrid(Grid):
 class GrpcGrid(OwnGrid):
     """The coordinator's side of all streams; safe to use from several threads.
 
+    Attributes:
+        quarantine: Checks answers, and counts those that are set aside.
+
     Args:
         contract: Sets waits, the minimum of holders and their weights.
-        schema: Name -> shape of an adapter's arrays; an answer of another schema is a refusal.
+        schema: Name -> shape of an adapter's arrays; an answer of another schema is set aside.
         enrolled: Names and node ids of all holders that may come, as they are now.
         run: What ids of requests begin with: of a run that goes on, that from before; None makes
             one up, since ids must stay apart where ledgers outlive runs.
@@ -159,12 +161,14 @@ class GrpcGrid(OwnGrid):
         enrolled: Callable[[], Mapping[str, int]],
         run: str | None = None,
     ) -> None:
-        self._contract, self._schema, self._enrolled = contract, schema, enrolled
+        self._contract, self._enrolled = contract, enrolled
+        self.quarantine = Quarantine(contract, schema, self._name)
         super().__init__(RUN_ID)
         self._changed = threading.Condition()
         self._seats: dict[int, _Seat] = {}
         self._open: dict[str, _Open] = {}
         self._replies: dict[str, Message] = {}
+        self._answered: dict[int, str] = {}  # what each holder answered last
         self._end: pb.Task | None = None
         self._prefix = uuid.uuid4().hex if run is None else run
 
@@ -355,17 +359,22 @@ class GrpcGrid(OwnGrid):
 
         Returns:
             Whether it counts: it is the first to a request that waits for this very holder. An
-            answer that does not follow the schema counts as a refusal, so that the round goes on.
+            answer that does not follow the schema is set aside, so that the round goes on.
         """
         with self._changed:
             seat = self._seats.get(node_id)
-            if seat is None:
-                return False
             waiting = self._open.get(reply.message_id)
             counts = waiting is not None and waiting.message.metadata.dst_node_id == node_id
+            if not counts:
+                again = self._answered.get(node_id) == reply.message_id
+                reason = "foreign" if waiting else "duplicate" if again else "late"
+                self.quarantine.note(node_id, reason)
+            if seat is None:
+                return False
             if waiting is not None and counts:
                 self._replies[reply.message_id] = self._checked(waiting.message, reply, seat)
                 del self._open[reply.message_id]
+                self._answered[node_id] = reply.message_id
             if seat.busy == reply.message_id:
                 seat.busy = ""
                 self._hand_out(seat)
@@ -373,6 +382,11 @@ class GrpcGrid(OwnGrid):
             return counts
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _name(self, node_id: int) -> str:
+        with self._changed:
+            seat = self._seats.get(node_id)
+        return seat.name if seat else f"node {node_id}"
 
     def _here(self) -> list[int]:
         return sorted(n for n, seat in self._seats.items() if seat.deliver and not self._late(seat))
@@ -416,15 +430,15 @@ class GrpcGrid(OwnGrid):
         return min(longest, max(deadline - now, 0.0))
 
     def _checked(self, request: Message, reply: pb.Reply, seat: _Seat) -> Message:
-        shape, upload = (2, self._contract.evaluation.bins), self._contract.training.upload
+        shape = (2, self._contract.evaluation.bins)
         try:
             plan = mechanism_plan(self._contract, seat.size_class)
             if reply.WhichOneof("outcome") == "adapter":
-                check_upload(upload, self._schema, unpack(reply.adapter))
+                self.quarantine.adapter_arrays(reply.adapter)
             counted = statistics_shapes(self._contract)
             weight = plan.expected_batch_size
             return from_reply(request, reply, weight, shape, counted)
         except CreditError as error:  # may quote names that the holder chose
             said = "".join(c for c in str(error)[:SHOWN] if c.isprintable())
             log.warning("the answer of %s is not used: %s", seat.name, said)
-            return refusal(request)
+            return set_aside(request, error.reason if isinstance(error, WireError) else "schema")

@@ -50,7 +50,9 @@ class ExactSum:
             CreditError: If there are `MOST` terms already.
         """
         if not (vector.max(initial=0.0) < BOUND and vector.min(initial=0.0) > -BOUND):
-            raise WireError("it has numbers beyond the range that can be summed")
+            raise WireError(
+                "it has numbers beyond the range that can be summed", reason="not-finite"
+            )
         if self.terms == MOST:
             raise CreditError(f"more than {MOST} answers to one request cannot be summed")
         units, whole = self._units, self._whole

@@ -135,6 +135,7 @@ def _line(event: str, facts: Mapping[str, Any]) -> str:
         return (
             f"round {facts['round']:>3}/{facts['rounds']}  {facts['holders']} holders  "
             f"ε {spent}  {facts['seconds']:.1f} s  {figures}".rstrip()
+            + _not_used(facts.get("set_aside", {}))
         )
     if event == "done":
         return f"done: {facts['rounds']} rounds in {facts['seconds']:.0f} s; {facts['release']}"
@@ -145,6 +146,15 @@ def _between(ends: Sequence[float | None] | None) -> str:
     """An interval behind its figure; nothing where there is none."""
     low, high = ends or (None, None)
     return "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+
+
+def _not_used(set_aside: Mapping[str, Mapping[str, int]]) -> str:
+    """Whose answers did not count, and why, at the end of a round's line."""
+    told = [
+        f"{name} ({', '.join(why if n == 1 else f'{why} {n} times' for why, n in reasons.items())})"
+        for name, reasons in set_aside.items()
+    ]
+    return f"  not used: {', '.join(told)}" if told else ""
 
 
 def _alive(pid: int) -> bool:

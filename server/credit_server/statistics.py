@@ -8,13 +8,14 @@ from credit_common.contract import Contract
 from credit_common.errors import CreditError
 from credit_common.statistics import Edges, quantile_edges
 from credit_common.wire import ARRAYS, CONFIG, ROUND, array_record, reply_statistics
+from credit_server.quarantine import Quarantine, reason_of
 
 
-def federated_edges(contract: Contract, grid: Grid) -> Edges:
+def federated_edges(contract: Contract, grid: Grid, quarantine: Quarantine | None = None) -> Edges:
     """The edges of the contract's federated fields; none, and no request, where it has none.
 
     Noised counts are summed in the order of node ids. A holder that comes later, or refuses, is
-    not in the sums; it gets the same edges with each request.
+    not in the sums; it gets the same edges with each request. `quarantine` counts it.
 
     Raises:
         CreditError: If fewer holders answered than the contract's minimum.
@@ -28,6 +29,9 @@ def federated_edges(contract: Contract, grid: Grid) -> Edges:
     ]
     received = grid.send_and_receive(messages, timeout=contract.federation.answer_seconds)
     answers = sorted(received, key=lambda reply: reply.metadata.src_node_id)
+    for reply in answers:
+        if quarantine is not None and reply.has_error():
+            quarantine.note(reply.metadata.src_node_id, reason_of(reply))
     rows = [reply_statistics(reply) for reply in answers if not reply.has_error()]
     minimum = contract.federation.min_holders
     if len(rows) < minimum:

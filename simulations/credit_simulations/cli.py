@@ -14,6 +14,7 @@ from pathlib import Path
 
 import credit_simulations
 from credit_common.errors import CreditError
+from credit_simulations.attack.cli import add_attack
 from credit_simulations.bench.cli import add_bench
 from credit_simulations.results.cli import add_report
 from credit_simulations.sweep.cli import add_sweep
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--format", default="table", choices=["table", "json", "markdown"])
     audit.set_defaults(command=_audit)
 
+    add_attack(commands)
     add_bench(commands)
     add_sweep(commands)
     add_report(commands)

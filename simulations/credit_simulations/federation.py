@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 from numpy.typing import NDArray
 
-from credit_client.app import holder_app, open_holder
+from credit_client.app import Holder, holder_app, open_holder
 from credit_client.ledger import Ledger
 from credit_client.mapping import ShardMapping
 from credit_client.shard import Shard, read_shard
@@ -23,9 +25,14 @@ from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import mechanism_plan
 from credit_common.statistics import Edges
 from credit_common.upload import upload_bytes
+from credit_common.wire import SERVER_NODE
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
+from credit_server.quarantine import Quarantine
 from credit_simulations.loop import run_in_process
+
+Wrap = Callable[[Holder, ClientApp], ClientApp]
+Serve = Callable[[Contract, Arrays, Callable[[RoundReport], None]], ServerApp]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,7 @@ class Progress:
         figures: From the released DP histograms (see `read_released`); empty where none was due.
         epsilon: The largest spend of any holder so far, by its ledger.
         intervals: Ends of each figure's .95 interval, by the figure's name.
+        set_aside: Holder -> reason -> answers that did not count (see `credit_server.quarantine`).
     """
 
     round: int
@@ -58,6 +66,7 @@ class Progress:
     figures: Mapping[str, float]
     epsilon: float
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    set_aside: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +149,8 @@ def simulate(
     allow_no_privacy: bool = False,
     seed: int = 0,
     on_round: Callable[[Progress], None] = lambda progress: None,
+    wrap: Wrap | None = None,
+    serve: Serve | None = None,
 ) -> Outcome:
     """Train a global adapter with the live apps over a LoopGrid.
 
@@ -147,6 +158,8 @@ def simulate(
         ledgers: Folder of the holders' ledgers; one file a holder, made where missing.
         seed: Of sampling, at epsilon = infinity only; a private run cannot be seeded.
         on_round: Called after each round.
+        wrap: Gives the app that answers for a holder instead of its own one.
+        serve: Makes another ServerApp than the coordinator's.
 
     Raises:
         PrivacyError: If the contract has no budget and `allow_no_privacy` is not set, or a ledger
@@ -158,6 +171,7 @@ def simulate(
     history: list[Progress] = []
     adapter: dict[str, NDArray[np.float32]] = {}
     edges: dict[str, tuple[float, ...]] = {}
+    names = sorted(party.name for party in parties)  # as LoopGrid numbers them
 
     def report(done: RoundReport) -> None:
         adapter.update(done.adapter)
@@ -172,6 +186,7 @@ def simulate(
             figures={name: figure.value for name, figure in found.items()},
             epsilon=spent,
             intervals={name: (figure.low, figure.high) for name, figure in found.items()},
+            set_aside=done.set_aside,
         )
         history.append(line)
         on_round(line)
@@ -194,10 +209,20 @@ def simulate(
                 allow_no_privacy=allow_no_privacy,
                 source=None if private else SeededRandom(1000 * seed + index, plan),
             )
-            apps[party.name] = holder_app(holder)
-        server = coordinator_app(
-            contract, model.initial_adapter(), report, allow_no_privacy=allow_no_privacy
-        )
+            own = holder_app(holder)
+            apps[party.name] = own if wrap is None else wrap(holder, own)
+        initial = model.initial_adapter()
+        if serve is not None:
+            server = serve(contract, initial, report)
+        else:
+            shapes = {name: array.shape for name, array in initial.items()}
+            server = coordinator_app(
+                contract,
+                initial,
+                report,
+                allow_no_privacy=allow_no_privacy,
+                quarantine=Quarantine(contract, shapes, lambda node: names[node - SERVER_NODE - 1]),
+            )
         run_in_process(server, apps)
     finally:
         for book in books.values():

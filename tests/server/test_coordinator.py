@@ -104,6 +104,13 @@ def test_the_facts_carry_the_histogram_and_not_what_is_read_from_it(contract, to
     assert history.facts((), CREATED).evaluated == 0
 
 
+def test_what_was_set_aside_is_told_with_its_round(told):
+    history, events = told
+    history.add(dataclasses.replace(report(1), set_aside={"books": {"norm": 1}}))
+    history.add(report(2))
+    assert [facts["set_aside"] for _, facts in events] == [{"books": {"norm": 1}}, {}]
+
+
 def test_without_a_round_there_is_nothing_to_release(told):
     with pytest.raises(LinkError, match="no round"):
         told[0].facts((), CREATED)

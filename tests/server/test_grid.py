@@ -140,11 +140,17 @@ def request(node_id=2, kind="train", round_=1):
 
 
 def told(reply):
-    """What a reply says: the value of its arrays, its metrics, or "refused"."""
+    """What a reply says: the value of its arrays, its metrics, "refused", or why it is not used."""
     if reply.has_error():
-        assert (reply.error.code, reply.error.reason) == (wire.REFUSED, "refused")
-        return "refused"
+        refused = (reply.error.code, reply.error.reason) == (wire.REFUSED, "refused")
+        assert refused or reply.error.code == wire.SET_ASIDE
+        return reply.error.reason
     return reply.content
+
+
+def used(reply):
+    """Whether it is an answer that the round goes on with."""
+    return not isinstance(told(reply), str)
 
 
 # -- requests and answers ----------------------------------------------------------------------
@@ -268,7 +274,7 @@ def test_a_request_waits_for_a_holder_that_comes_back_within_the_grace_time(make
     until(holder.ids)
     assert holder.answer()
     (reply,), seconds = round_.result(SOON)
-    assert told(reply) != "refused"
+    assert used(reply)
     assert seconds < 10.0
 
 
@@ -379,7 +385,7 @@ BAD_ADAPTERS = {
 
 
 @pytest.mark.parametrize("what", BAD_ADAPTERS)
-def test_a_bad_adapter_is_a_refusal_and_the_round_goes_on(make_grid, what):
+def test_a_bad_adapter_is_set_aside_and_the_round_goes_on(make_grid, what):
     grid = make_grid(grace_seconds=60.0)
     bad, fine = Holder(grid), Holder(grid, "b", 3)
     round_ = background(collected, grid, [request(2), request(3)])
@@ -390,7 +396,53 @@ def test_a_bad_adapter_is_a_refusal_and_the_round_goes_on(make_grid, what):
     fine.answer()
     replies, _ = round_.result(SOON)
     by_node = {reply.metadata.src_node_id: told(reply) for reply in replies}
-    assert by_node[2] == "refused" != by_node[3]
+    reasons = {"nan": "not-finite", "infinity": "not-finite", "text": "size"}
+    assert by_node[2] == reasons.get(what, "schema")
+    assert not isinstance(by_node[3], str)
+
+
+def header(size, rest=b"{}"):
+    """An adapter that tells a header of so many bytes."""
+    return size.to_bytes(8, "little") + rest
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        bytes(1 << 20),
+        wire.pack({**arrays(), "w": np.ones(100_000, np.float32)}),
+        header(1 << 62),
+        header(100_000_000),
+        header(1 << 16, b" " * (1 << 16)),
+    ],
+    ids=["zeros", "a large array", "a huge header", "a large header", "blanks"],
+)
+def test_what_is_larger_than_the_schema_is_set_aside_before_it_is_read(grid, monkeypatch, payload):
+    def unread(payload):
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr("credit_server.quarantine.unpack", unread)
+    holder = Holder(grid)
+    ids = grid.push_messages([request()])
+    assert holder.answer(adapter=payload)
+    (reply,) = grid.pull_messages(ids)
+    assert told(reply) == "size"
+
+
+def test_unasked_answers_are_counted_by_holder_and_reason(grid):
+    a, b = Holder(grid), Holder(grid, "b", 3)
+    first, second = grid.push_messages([request(2), request(3)])
+    assert a.answer(first)
+    assert not a.answer(first)
+    assert not a.answer(first)
+    assert not a.answer(second)
+    (third,) = grid.push_messages([request(2, round_=2)])
+    assert a.answer(third)
+    assert not a.answer(first)
+    assert not b.answer("never asked")
+    told_now = {"a": {"duplicate": 2, "foreign": 1, "late": 1}, "b": {"late": 1}}
+    assert grid.quarantine.drain() == told_now
+    assert grid.quarantine.drain() == {}
 
 
 EIGHT = {"w": np.array([127, -127, 0], np.int8), "head.bias": np.ones(1, np.int8)}
@@ -440,7 +492,7 @@ def test_an_upload_counts_in_the_contracts_encoding_alone(with_waits, what):
     ids = grid.push_messages([request()])
     assert holder.answer(adapter=wire.pack(sent))
     (reply,) = grid.pull_messages(ids)
-    assert (told(reply) == "refused") is not fine
+    assert used(reply) is fine
 
 
 def test_a_malformed_upload_does_not_end_the_round_of_the_others(grid):
@@ -464,15 +516,15 @@ def test_a_malformed_upload_does_not_end_the_round_of_the_others(grid):
         ("counts", np.ones((2, 50))),
     ],
 )
-def test_a_bad_histogram_is_a_refusal(grid, name, table):
+def test_a_bad_histogram_is_set_aside(grid, name, table):
     holder = Holder(grid)
     ids = grid.push_messages([request(kind="evaluate")])
     assert holder.answer(histogram=wire.pack({name: table}))
     (reply,) = grid.pull_messages(ids)
-    assert told(reply) == "refused"
+    assert told(reply) == "schema"
 
 
-def test_statistics_of_another_form_are_a_refusal(federated):
+def test_statistics_of_another_form_are_set_aside(federated):
     grid = GrpcGrid(federated, SCHEMA, lambda: {"a": 2})
     holder = Holder(grid)
     right = {name: np.ones(shape) for name, shape in statistics_shapes(federated).items()}
@@ -485,21 +537,21 @@ def test_statistics_of_another_form_are_a_refusal(federated):
         (message_id,) = grid.push_messages([request(kind="query")])
         assert holder.answer(statistics=wire.pack(sent))
         (reply,) = grid.pull_messages([message_id])
-        assert (told(reply) == "refused") is not fine
+        assert used(reply) is fine
 
 
 def test_an_adapter_is_no_answer_to_an_evaluation(grid):
     holder = Holder(grid)
     ids = grid.push_messages([request(kind="evaluate")])
     assert holder.answer(**good())
-    assert told(next(iter(grid.pull_messages(ids)))) == "refused"
+    assert told(next(iter(grid.pull_messages(ids)))) == "schema"
 
 
-def test_a_size_class_that_the_contract_does_not_have_is_a_refusal(grid):
+def test_a_size_class_that_the_contract_does_not_have_is_set_aside(grid):
     holder = Holder(grid, size_class="gigantic")
     ids = grid.push_messages([request()])
     assert holder.answer()
-    assert told(next(iter(grid.pull_messages(ids)))) == "refused"
+    assert told(next(iter(grid.pull_messages(ids)))) == "schema"
 
 
 def test_names_that_a_holder_chose_cannot_write_lines_into_the_log(grid, caplog, monkeypatch):
@@ -666,7 +718,7 @@ def test_a_connected_holder_is_waited_for_far_beyond_the_grace_time(grid):
     assert not round_.done()
     holder.answer()
     (reply,), _ = round_.result(SOON)
-    assert told(reply) != "refused"
+    assert used(reply)
 
 
 @pytest.mark.parametrize("timeout", [None, 3600.0])  # Flower's strategies give 3600

@@ -120,6 +120,16 @@ def test_programs_read_events_while_the_run_goes_on(home):
         assert strict(process.stdout.readline()) == {"event": "failed", "reason": "x"}
 
 
+def test_a_round_ends_with_whose_answers_were_not_used_and_why(home, capsys):
+    aside = {"books": {"norm": 1}, "shoes": {"late": 3, "refused": 1}}
+    Reporter(home, "table").tell("round", **EVENTS["round"], set_aside=aside)
+    told = "  not used: books (norm), shoes (late 3 times, refused)\n"
+    assert capsys.readouterr().err == LINES["round"] + told
+    assert on_disk(home)["set_aside"] == aside
+    Reporter(home, "table").tell("round", **EVENTS["round"], set_aside={})
+    assert capsys.readouterr().err == LINES["round"] + "\n"
+
+
 @pytest.mark.parametrize("form", ["table", "json"])
 def test_the_status_has_the_last_event_and_what_was_told_before(home, capsys, form):
     reporter = Reporter(home, form)

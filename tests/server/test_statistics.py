@@ -22,6 +22,7 @@ from credit_common.wire import (
 )
 from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
+from credit_server.quarantine import Quarantine
 from credit_server.statistics import federated_edges
 from credit_simulations.loop import LoopGrid
 
@@ -34,7 +35,7 @@ def counts_of(contract: Contract, seed: int) -> Counts:
 
 
 def holder(counts: Counts | None, seen: list[Message], bins: int = 50) -> ClientApp:
-    """Answers with these counts, or refuses; trains by adding 1."""
+    """Answers with these counts, or refuses; trains by adding 1, under the class "small"."""
     app = ClientApp()
 
     @app.query()
@@ -45,7 +46,7 @@ def holder(counts: Counts | None, seen: list[Message], bins: int = 50) -> Client
     @app.train()
     def _train(message: Message, context: Context) -> Message:
         seen.append(message)
-        return adapter_reply(message, pack({"w": request_arrays(message)["w"] + 1}), 1.0)
+        return adapter_reply(message, pack({"w": request_arrays(message)["w"] + 1}), 30.0)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
@@ -79,7 +80,9 @@ def test_a_holder_that_refuses_is_left_out_while_there_are_enough(federated: Con
     own = [counts_of(federated, 1), None, counts_of(federated, 2)]
     grid = LoopGrid({f"shop{i}": holder(counts, []) for i, counts in enumerate(own)})
     total = {name: own[0][name] + own[2][name] for name in own[0]}
-    assert federated_edges(federated, grid) == quantile_edges(federated, total)
+    quarantine = Quarantine(federated)
+    assert federated_edges(federated, grid, quarantine) == quantile_edges(federated, total)
+    assert quarantine.drain() == {f"node {grid.node_ids['shop1']}": {"refused": 1}}
 
 
 def test_too_few_answers_end_the_run_before_it_begins(federated: Contract) -> None:

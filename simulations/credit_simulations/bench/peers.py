@@ -113,8 +113,8 @@ def run_pfl(holders: int, rounds: int, on_round: OnRound) -> None:
     class Adding(FederatedAveraging):  # type: ignore[misc]  # pfl ships no types
         def train_one_user(self, initial, model, user_dataset, central_context):  # type: ignore[no-untyped-def]
             with torch.no_grad():
-                for parameter in model.pytorch_model.parameters():
-                    parameter += float(STEP)
+                for name, parameter in model.pytorch_model.named_parameters():
+                    parameter += float(STEP[name.split("_")[0]])
             return model.get_model_difference(initial), Metrics()
 
     class Told(TrainingProcessCallback):  # type: ignore[misc]

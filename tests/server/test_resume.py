@@ -23,6 +23,7 @@ from credit_common.wire import (
 from credit_server.aggregate import RoundReport, State
 from credit_server.app import coordinator_app
 from credit_server.checkpoint import Checkpoint, Keeper, unfinished
+from credit_server.quarantine import Quarantine
 from credit_simulations.loop import LoopGrid
 
 INITIAL = {"w": np.array([0.5, -1.5, 3.0], np.float32)}
@@ -109,6 +110,7 @@ class Coordinator:
             self.told.append,
             start=begun.state if begun else None,
             keep=keep,
+            quarantine=Quarantine(self.contract),  # of the form alone: these holders only count
         )
         grid = LoopGrid({f"h{i}": answering(self.contract, i, self.asked) for i in range(3)})
         app(grid, grid.context)

@@ -1,7 +1,8 @@
 """Commands as child processes: started, listened to line by line, ended together.
 
 A child writes one JSON object a line to stdout, with an "event" in each; the last one is "done" or
-"failed". Its stderr goes to a log file. Children get sessions of their own, so that a terminal's
+"failed". Its stderr goes to a log file. Where children are to be killed, as in `chaos`, a death by
+SIGKILL is an event, and a child may be started again under its name. Children get sessions of their own, so that a terminal's
 Ctrl-C reaches their parent alone, which ends them. Their stdin is a pipe: when the parent is gone,
 however it went, the pipe closes, and a child that watches it ends too.
 """
@@ -57,11 +58,17 @@ class Children:
 
     Args:
         environment: Variables that they get beside this process' own.
+        mortal: Whether a child that is ended by SIGKILL is told as an event "killed", instead of
+            as an error. It is waited for no longer unless it is started again.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, mortal: bool = False
+    ) -> None:
+        self._mortal = mortal
         self._environment = {**ONE_THREAD, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self._children: dict[str, _Child] = {}
+        self._past: list[_Child] = []
         self._lines: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
 
     def __enter__(self) -> "Children":
@@ -72,6 +79,8 @@ class Children:
 
     def start(self, name: str, command: Sequence[str], log: Path) -> None:
         """Start a command under a name; its stderr is added to the file `log`."""
+        if name in self._children:
+            self._past.append(self._children[name])
         with log.open("ab") as errors:
             process = subprocess.Popen(  # noqa: S603  # this project's own commands
                 command,
@@ -83,6 +92,15 @@ class Children:
             )
         self._children[name] = _Child(process=process, log=log)
         threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
+
+    def kill(self, name: str) -> None:
+        """End a child by SIGKILL, as the kernel would that is out of memory."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._children[name].process.pid, signal.SIGKILL)
+
+    def post(self, who: str, what: str) -> None:
+        """Put an event of the parent's own among the children's; from any thread."""
+        self._lines.put((who, json.dumps({"event": what}).encode()))
 
     def events(self) -> Iterator[Event]:
         """What the children say, in the order in which it arrives, until all have ended.
@@ -106,12 +124,17 @@ class Children:
                 yield event
             elif name in done:
                 ended.add(name)
+            elif self._mortal and self._children[name].process.wait() == -signal.SIGKILL:
+                dead = self._children[name]
+                yield Event(who=name, what="killed", line={})
+                if self._children[name] is dead:
+                    ended.add(name)
             else:
                 raise self._failure(name, "")
 
     def stop(self) -> None:
         """End all children: ask, wait, then kill."""
-        running = [child.process for child in self._children.values()]
+        running = [child.process for child in (*self._past, *self._children.values())]
         for process in running:
             process.terminate()
         try:

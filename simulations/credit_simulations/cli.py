@@ -15,6 +15,7 @@ from pathlib import Path
 import credit_simulations
 from credit_common.errors import CreditError
 from credit_simulations.bench.cli import add_bench
+from credit_simulations.chaos.cli import add_chaos
 from credit_simulations.results.cli import add_report
 from credit_simulations.sweep.cli import add_sweep
 
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--format", default="table", choices=["table", "json", "markdown"])
     audit.set_defaults(command=_audit)
 
+    add_chaos(commands)
     add_bench(commands)
     add_sweep(commands)
     add_report(commands)

@@ -2,9 +2,11 @@
 
 A child writes one JSON object a line to stdout, with an "event" in each; the last one is "done" or
 "failed". Its stderr goes to a log file. Where children are to be killed, as in `chaos`, a death by
-SIGKILL is an event, and a child may be started again under its name. Children get sessions of their own, so that a terminal's
-Ctrl-C reaches their parent alone, which ends them. Their stdin is a pipe: when the parent is gone,
-however it went, the pipe closes, and a child that watches it ends too.
+SIGKILL is an event, and a child may be started again under its name.
+
+Children get sessions of their own, so that a terminal's Ctrl-C reaches their parent alone, which
+ends them. Their stdin is a pipe: when the parent is gone, however it went, the pipe closes, and a
+child that watches it ends too.
 """
 
 import contextlib

@@ -142,6 +142,8 @@ def count_calls(path: Path, command: str) -> None:
             number = next(calls)
             struct.pack_into("q", shared, 0, number)
             if 0 <= struct.unpack_from("q", shared, 8)[0] <= number:
+                where = f"{frame.f_globals['__name__']}.{frame.f_code.co_name}"
+                os.write(2, f"ends itself at call {number}: {where}\n".encode())
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ class _Line:
     whole: asyncio.Event = field(default_factory=asyncio.Event)
     delay: float = 0.0
     left: int | None = None
-    transports: set[asyncio.Transport] = field(default_factory=set)
+    transports: set[asyncio.WriteTransport] = field(default_factory=set)
 
 
 class Proxy:

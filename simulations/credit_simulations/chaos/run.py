@@ -82,7 +82,8 @@ class Run:
         ground: Where.
         liar: None where all are honest.
         seed: Of sampling, without privacy only.
-        calls: Counters of processes that end themselves at a chosen call, by name.
+        calls: Counters of processes that end themselves at a chosen call, by name. `ends` has the
+            call for the next life of each.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Run:
     ) -> None:
         self.ground, self._liar, self._seed = ground, liar, seed
         self.calls = dict(calls or {})
+        self.ends: dict[str, int] = {}
         self.trace = Trace()
         self.record = ground.home / "door"
         self._address = read_bundle(next(ground.coordinator.glob("*.bundle"))).address
@@ -214,6 +216,7 @@ class Run:
         child = ("--threads", "1", "--format", "json", "--until-stdin-closes", *more, *open_run)
         counted: tuple[str, ...] = ()
         if name in self.calls:
+            self.calls[name].anew(self.ends.pop(name, NEVER))
             counted = ("--calls", str(self.ground.home / f"{name}.calls"))
         if name == SERVER:
             home = self.ground.coordinator
@@ -270,6 +273,3 @@ def _children_cpu() -> float:
     """CPU seconds of all children that have ended and were waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-__all__ = ["NEVER", "SERVER", "Liar", "Run", "Trace", "Weather", "door_lines"]

@@ -55,7 +55,7 @@ def schedule(seed: int, number: int, *, rounds: int, holders: int) -> tuple[Faul
     kinds: list[Kind] = ["kill-server"] * draw.randint(1, 2)
     kinds += ["kill-holder"] * draw.randint(2, 3)
     for kind in ("drop", "delay", "truncate"):
-        kinds += [kind] * draw.randint(2, 3)  # type: ignore[list-item]
+        kinds += [kind] * draw.randint(2, 3)
     faults = []
     for kind in kinds:
         amount = {

@@ -36,7 +36,7 @@ from credit_simulations.chaos.proxy import Proxy
 pytestmark = pytest.mark.slow
 
 NAMES = ("a", "b", "c")
-GRACE = 4.0
+GRACE = 3.0
 PING = 1
 ENOUGH = 60.0  # seconds that nothing here takes unless it hangs
 
@@ -104,6 +104,12 @@ class ByNamespaces:
         for space in self._names.values():
             self._ip("netns", "del", space)  # its devices go with it
 
+    @classmethod
+    def allowed(cls) -> bool:
+        with contextlib.suppress(pytest.skip.Exception), cls():
+            return True
+        return False
+
     def start(self, port: int) -> None:
         self._port = port
 
@@ -125,11 +131,13 @@ class ByNamespaces:
 
 
 class ByProxy:
-    """All on loopback, with a proxy in between."""
+    """All on loopback, with a proxy in between, where hosts of their own are not allowed."""
 
     listen = "127.0.0.1:0"
 
     def __enter__(self) -> "ByProxy":
+        if ByNamespaces.allowed():
+            pytest.skip("network namespaces are allowed here, which show the same and more")
         self._open = contextlib.ExitStack()
         return self
 
@@ -304,7 +312,7 @@ def test_a_coordinator_that_stays_cut_off_from_all_ends_with_their_names(hosts: 
         assert hosts.ask(NAMES) == set()
         with pytest.raises(LinkError, match=r"0 holders are connected, the contract needs 2") as e:
             hosts.here()
-        assert "gone for 4 s: a, b, c" in str(e.value)
+        assert "gone for 3 s: a, b, c" in str(e.value)
     finally:
         for name in NAMES:
             hosts.heal(name)

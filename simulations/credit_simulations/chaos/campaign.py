@@ -69,7 +69,8 @@ class Campaign:
     Attributes:
         runs: How many.
         seed: Of the schedules of faults and of the liar's choice of lies.
-        terms: Of the contract, but for privacy: odd runs are private, even ones open.
+        rounds, steps, reads_text, min_holders, grace_seconds: Of the contract (see `Terms`). Odd
+            runs are private, even ones open.
         holders: The last one lies.
         rows: Most rows of a shop.
         lies: Kinds (see `liar`).
@@ -81,6 +82,7 @@ class Campaign:
     rounds: int = 10
     steps: int = 3
     reads_text: bool = True
+    min_holders: int = 3
     grace_seconds: float = 30.0
     holders: int = HOLDERS
     rows: int = ROWS
@@ -159,6 +161,7 @@ def _ground(plan: Campaign, home: Path, *, private: bool) -> Ground:
         steps=plan.steps,
         private=private,
         reads_text=plan.reads_text,
+        min_holders=plan.min_holders,
         grace_seconds=plan.grace_seconds,
     )
     return lay_ground(home, terms, plan.holders, plan.rows)

@@ -138,7 +138,7 @@ def count_calls(path: Path, command: str) -> None:
     calls = itertools.count(1)
 
     def watch(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_globals.get("__name__", "").startswith(OURS):
+        if event == "call" and (frame.f_globals.get("__name__") or "").startswith(OURS):
             number = next(calls)
             struct.pack_into("q", shared, 0, number)
             if 0 <= struct.unpack_from("q", shared, 8)[0] <= number:

@@ -554,9 +554,7 @@ def test_holders_come_back_by_themselves_when_the_server_does(net):
 def renewed(net: Net, name: str) -> bytes:
     """What `flower-server enrol --renew` makes for a holder's old request."""
     csr = net.folder / name / f"{name}.csr"
-    return enrol(
-        net.home, net.authority, net.contract, csr.read_bytes(), where=name, renew=True
-    )[1]
+    return enrol(net.home, net.authority, net.contract, csr.read_bytes(), where=name, renew=True)[1]
 
 
 def test_a_renewed_certificate_is_taken_up_by_a_running_holder(net):

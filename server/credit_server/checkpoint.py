@@ -15,6 +15,7 @@ no answer is kept here, and the file is as large as three adapters.
 import dataclasses
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ from credit_common.fetch import sync_folder, write_atomically
 from credit_common.heads import Head, head_from_json, head_to_json
 from credit_common.wire import pack, unpack
 from credit_server.aggregate import RoundReport, State
+from credit_server.lock import CHECKPOINT as FILE
 
-FILE = "run.checkpoint"
 _MAGIC = b"credit-federation checkpoint 1\n"
 _ARRAYS = {"adapter": np.float32, "released": np.float32, "velocity": np.float64}
 _APART = {"adapter", "edges", "histogram"}
@@ -70,6 +71,12 @@ class Checkpoint:
     state: State
     reports: tuple[RoundReport, ...] = ()
     closing: Closing | None = None
+
+
+def new_run(contract: Contract) -> Checkpoint:
+    """A run that nothing was asked in yet; no other one has its message ids."""
+    fresh = State(adapter={})
+    return Checkpoint(contract_digest=contract.digest, run=uuid.uuid4().hex, state=fresh)
 
 
 class Keeper:

@@ -99,22 +99,29 @@ def _run(options: argparse.Namespace) -> int:
     listen = options.listen or f"[::]:{parse_address(bundle.address)[1]}"
     log_to_stderr()
 
-    import torch
+    from credit_server.checkpoint import unfinished
+    from credit_server.lock import only_server
 
-    from credit_server.coordinator import run
-    from credit_server.report import Reporter
+    with only_server(home):
+        begun = unfinished(home, bundle.contract, resume=options.resume)
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    run(
-        home,
-        bundle,
-        listen=listen,
-        device=options.device,
-        allow_no_privacy=options.allow_no_privacy,
-        resume=options.resume,
-        tell=Reporter(home, options.format).tell,
-    )
+        # torch takes seconds to import: what can be wrong before is looked at before.
+        import torch
+
+        from credit_server.coordinator import run
+        from credit_server.report import Reporter
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        run(
+            home,
+            bundle,
+            begun,
+            listen=listen,
+            device=options.device,
+            allow_no_privacy=options.allow_no_privacy,
+            tell=Reporter(home, options.format).tell,
+        )
     return 0
 
 

@@ -1,7 +1,6 @@
 """A run of the coordinator: from its folder to the release."""
 
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,14 +23,13 @@ from credit_common.stability import psi_band
 from credit_common.statistics import edge_arrays
 from credit_common.upload import blank_upload
 from credit_common.wire import HISTOGRAM, pack
-from credit_server.aggregate import RoundReport, State
+from credit_server.aggregate import RoundReport
 from credit_server.app import coordinator_app
 from credit_server.authority import open_authority
-from credit_server.checkpoint import Checkpoint, Closing, Keeper, unfinished
+from credit_server.checkpoint import Checkpoint, Closing, Keeper, new_run
 from credit_server.enrol import Registry
 from credit_server.grid import GrpcGrid
 from credit_server.heads import Heads
-from credit_server.lock import only_server
 from credit_server.service import Service
 
 Tell = Callable[..., None]
@@ -41,11 +39,11 @@ Tell = Callable[..., None]
 def run(
     home: Path,
     bundle: Bundle,
+    begun: Checkpoint | None = None,
     *,
     listen: str,
     device: str = "auto",
     allow_no_privacy: bool = False,
-    resume: bool = False,
     tell: Tell,
 ) -> Path:
     """Serve the federation of a folder until its rounds are done.
@@ -53,56 +51,27 @@ def run(
     Each step is kept in the folder, so that another process can go on with it.
 
     Args:
-        home: The coordinator's folder, made by `flower-server init`.
+        home: The coordinator's folder, made by `flower-server init`, and locked (see `lock`).
         bundle: What its holders accepted.
+        begun: The run that the folder keeps, to go on with (see `checkpoint.unfinished`); None
+            begins one.
         listen: HOST:PORT; port 0 takes a free one.
         device: Where the model is built; the coordinator trains nothing.
         allow_no_privacy: Whether a contract without a budget is run at all.
-        resume: Go on with the run that the folder keeps; without it, a new one begins.
         tell: Told what happens.
 
     Returns:
         The folder of the release.
 
     Raises:
-        CreditError: Whatever the contract, the backbone, the address or too few holders refuse; if
-            another coordinator runs in the folder; if a run that is not over is there, and
-            `resume` is not said, or the other way round.
+        CreditError: Whatever the contract, the backbone, the address or too few holders refuse.
     """
+    start = time.monotonic()
     contract = bundle.contract
     if not contract.privacy.private and not allow_no_privacy:
         raise PrivacyError(NO_PRIVACY)
     check_plan(mechanism_plan(contract, contract.privacy.size_classes[0][0]))
-    with only_server(home):
-        begun = unfinished(home, contract, resume=resume)
-        if begun is None:
-            fresh = State(adapter={})
-            begun = Checkpoint(contract_digest=contract.digest, run=uuid.uuid4().hex, state=fresh)
-        return _serve(
-            home,
-            bundle,
-            Keeper(home, begun),
-            listen=listen,
-            device=device,
-            allow_no_privacy=allow_no_privacy,
-            resume=resume,
-            tell=tell,
-        )
-
-
-def _serve(
-    home: Path,
-    bundle: Bundle,
-    keeper: Keeper,
-    *,
-    listen: str,
-    device: str,
-    allow_no_privacy: bool,
-    resume: bool,
-    tell: Tell,
-) -> Path:
-    start = time.monotonic()
-    contract, begun = bundle.contract, keeper.kept
+    keeper = Keeper(home, begun or new_run(contract))
     authority, registry, heads = open_authority(home), Registry(home), Heads(home)
 
     def enrolled() -> dict[str, int]:
@@ -111,11 +80,12 @@ def _serve(
     backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
     model = CreditModel(contract, backbone, device_of(device), "float32")
     initial = model.initial_adapter()
-    if resume:
+    if begun is not None:
         check_adapter(model.schema(), begun.state.adapter)
     array_bytes = largest_arrays(contract, initial)
-    grid = GrpcGrid(contract, model.schema(), enrolled, begun.run)
-    history = _History(contract, tell, begun.reports)
+    grid = GrpcGrid(contract, model.schema(), enrolled, keeper.kept.run)
+    history = _History(contract, tell, keeper.kept.reports)
+    trained = len(keeper.kept.reports) == contract.training.rounds  # all that is left is to tell
     with Service(
         contract,
         registry,
@@ -134,10 +104,10 @@ def _serve(
             address=f"{host}:{service.port}",
             enrolled=len(enrolled()),
         )
-        if resume:
+        if begun is not None:
             tell("resumed", round=len(begun.reports), rounds=contract.training.rounds)
         try:
-            if begun.closing is None:
+            if not trained:
                 grid.wait_for_start(
                     lambda here, missing: tell(
                         "waiting",
@@ -153,7 +123,7 @@ def _serve(
                     initial,
                     history.add,
                     allow_no_privacy=allow_no_privacy,
-                    start=begun.state if resume else None,
+                    start=None if begun is None else begun.state,
                     keep=keeper.settle,
                 )
                 server(grid, grid.context)
@@ -174,7 +144,7 @@ def _serve(
                 evaluated=facts.evaluated,
                 heads=[to_head(head) for head in facts.heads],
             ),
-            again=begun.closing is not None,
+            again=trained,
         )
         keeper.over()
     tell(
@@ -190,7 +160,12 @@ def _serve(
 
 
 def _released(
-    home: Path, bundle: Bundle, keeper: Keeper, history: "_History", heads: Heads, model: CreditModel
+    home: Path,
+    bundle: Bundle,
+    keeper: Keeper,
+    history: "_History",
+    heads: Heads,
+    model: CreditModel,
 ) -> tuple[Path, Facts]:
     """Write the release, or find the one from before a crash: all are told of the same one."""
     closing = keeper.kept.closing

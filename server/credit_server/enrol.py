@@ -128,9 +128,7 @@ class Registry:
         if enrolled.revoked:
             raise TrustError(f"the certificate of {who} was revoked")
         if certificate_sha256(certificate) != enrolled.certificate_sha256:
-            raise TrustError(
-                f"the certificate of {who} was replaced by a newer one", outdated=True
-            )
+            raise TrustError(f"the certificate of {who} was replaced by a newer one", outdated=True)
         if datetime.now(UTC) > expiry(certificate):
             raise TrustError(
                 f"the certificate of {who} expired on {enrolled.not_after}", outdated=True

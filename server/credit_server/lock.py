@@ -11,6 +11,8 @@ if sys.platform != "win32":
     import fcntl
 
 FILE = "run.lock"
+CHECKPOINT = "run.checkpoint"
+"""The run that is not over (see `checkpoint`, which is slower to import)."""
 
 
 @contextlib.contextmanager

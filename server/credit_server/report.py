@@ -13,6 +13,7 @@ from credit_common.bundle import read_object
 from credit_common.errors import CreditError
 from credit_common.fetch import write_atomically
 from credit_server.enrol import Registry
+from credit_server.lock import CHECKPOINT
 
 STATUS = "status.json"
 Format = Literal["table", "json"]
@@ -61,7 +62,8 @@ def read_status(home: Path) -> dict[str, Any]:
 
     Returns:
         `holders`: by name node id, size class, expiry and whether revoked; `run`: the last status,
-        with `alive`, or None if there was no run.
+        with `alive`, and `unfinished` where `flower-server --resume` can go on with it, or None if
+        there was no run.
 
     Raises:
         CreditError: If status.json cannot be read or is not one that a Reporter wrote.
@@ -83,6 +85,7 @@ def read_status(home: Path) -> dict[str, Any]:
             _last(run)
             ended = run["state"] in ("done", "failed")
             run["alive"] = not ended and _alive(run["pid"])
+            run["unfinished"] = not run["alive"] and (home / CHECKPOINT).exists()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise CreditError(f"{path} is damaged: it is not a status of flower-server") from None
     return {"holders": holders, "run": run}
@@ -98,6 +101,8 @@ def show_status(status: Mapping[str, Any]) -> str:
     if run is None:
         return "\n".join([*lines, "no run yet: flower-server starts one"])
     lines.append(f"{'running' if run['alive'] else 'not running'}; {_last(run)}")
+    if run["unfinished"]:
+        lines.append("the run is not over: flower-server --resume goes on with it")
     return "\n".join(lines)
 
 

@@ -104,17 +104,37 @@ def federate(home: Path, shards: Mapping[str, Path], watcher: Watcher) -> Live:
     watch = _Watch(list(shards), watcher)
     # Witnesses of ledgers that go with this folder do not belong into the user's state folder.
     with Children({"XDG_STATE_HOME": str((home / "state").absolute())}) as children:
-        coordinator = home / COORDINATOR
-        address = read_bundle(next(coordinator.glob("*.bundle"))).address
-        command = _command("credit_server", coordinator, "--listen", address)
-        children.start(SERVER, command, coordinator / f"{SERVER}.log")
+        start_coordinator(children, home)
         for name, shard in shards.items():
-            more = ("--shard", str(shard), "--server", address)
-            command = _command("credit_client", home / name, *more)
-            children.start(name, command, home / name / "credit-client.log")
+            start_holder(children, home, name, shard)
         for event in children.events():
             watch.hear(event)
     return watch.end()
+
+
+def start_coordinator(children: Children, home: Path, *more: str) -> None:
+    """Start `flower-server` over what `found` made, as the child `SERVER`.
+
+    Args:
+        more: Options beside the usual ones, "--resume" for example.
+    """
+    own = home / COORDINATOR
+    address = read_bundle(next(own.glob("*.bundle"))).address
+    command = _command("credit_server", own, "--listen", address, *more)
+    children.start(SERVER, command, own / f"{SERVER}.log")
+
+
+def start_holder(children: Children, home: Path, name: str, shard: Path, *more: str) -> None:
+    """Start a holder's `credit-client` on the coordinator of `home`, as the child `name`.
+
+    Args:
+        shard: What `found` returned for it.
+        more: Options beside the usual ones.
+    """
+    own = home / name
+    address = read_bundle(next((home / COORDINATOR).glob("*.bundle"))).address
+    command = _command("credit_client", own, "--shard", str(shard), "--server", address, *more)
+    children.start(name, command, own / "credit-client.log")
 
 
 def _command(package: str, home: Path, *more: str) -> list[str]:

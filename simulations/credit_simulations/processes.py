@@ -1,12 +1,11 @@
 """Commands as child processes: started, listened to line by line, ended together.
 
 A child writes one JSON object a line to stdout, with an "event" in each; the last one is "done" or
-"failed". Its stderr goes to a log file. Where children are to be killed, as in `chaos`, a death by
-SIGKILL is an event, and a child may be started again under its name.
+"failed". Its stderr goes to a log file. Children get sessions of their own, so that a terminal's
+Ctrl-C reaches their parent alone, which ends them. Their stdin is a pipe: when the parent is gone,
+however it went, the pipe closes, and a child that watches it ends too.
 
-Children get sessions of their own, so that a terminal's Ctrl-C reaches their parent alone, which
-ends them. Their stdin is a pipe: when the parent is gone, however it went, the pipe closes, and a
-child that watches it ends too.
+Where children are there to die, as in `chaos`, a death by SIGKILL is an event, not an error.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from credit_common.errors import CreditError
 
@@ -32,6 +31,8 @@ SHOWN = 300
 ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "RAYON")
 }  # children share the cores; two threads each slow one another tenfold
+
+Process: TypeAlias = "subprocess.Popen[bytes]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class _Child:
-    process: "subprocess.Popen[bytes]"
+    process: Process
     log: Path
 
 
@@ -60,8 +61,8 @@ class Children:
 
     Args:
         environment: Variables that they get beside this process' own.
-        mortal: Whether a child that is ended by SIGKILL is told as an event "killed", instead of
-            as an error. It is waited for no longer unless it is started again.
+        mortal: Whether a child that ends by SIGKILL, of its own or another's doing, is told as an
+            event "killed" instead of as an error; it is waited for no longer.
     """
 
     def __init__(
@@ -70,8 +71,11 @@ class Children:
         self._mortal = mortal
         self._environment = {**ONE_THREAD, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self._children: dict[str, _Child] = {}
-        self._past: list[_Child] = []
-        self._lines: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[tuple[str, Process | None, bytes | None]] = (
+            queue.SimpleQueue()
+        )
+        self._done: set[str] = set()
+        self._ended: set[str] = set()
 
     def __enter__(self) -> "Children":
         return self
@@ -80,9 +84,10 @@ class Children:
         self.stop()
 
     def start(self, name: str, command: Sequence[str], log: Path) -> None:
-        """Start a command under a name; its stderr is added to the file `log`."""
-        if name in self._children:
-            self._past.append(self._children[name])
+        """Start a command under a name; its stderr is added to the file `log`.
+
+        The name of one that was killed, or has ended, can be given again.
+        """
         with log.open("ab") as errors:
             process = subprocess.Popen(  # noqa: S603  # this project's own commands
                 command,
@@ -93,28 +98,30 @@ class Children:
                 start_new_session=True,
             )
         self._children[name] = _Child(process=process, log=log)
+        self._done.discard(name)
+        self._ended.discard(name)
         threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
 
-    def kill(self, name: str) -> None:
-        """End a child by SIGKILL, as the kernel would that is out of memory."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._children[name].process.pid, signal.SIGKILL)
-
-    def post(self, who: str, what: str) -> None:
-        """Put an event of the parent's own among the children's; from any thread."""
-        self._lines.put((who, json.dumps({"event": what}).encode()))
-
-    def events(self) -> Iterator[Event]:
+    def events(self, seconds: float | None = None) -> Iterator[Event]:
         """What the children say, in the order in which it arrives, until all have ended.
+
+        It can be left and asked for again: each event comes once.
+
+        Args:
+            seconds: How long to listen at most; None listens for ever.
 
         Raises:
             CreditError: If a child says "failed", or ends before it said "done"; names child,
-                reason and log.
+                reason and log. If it is not over in time.
         """
-        done: set[str] = set()
-        ended: set[str] = set()
-        while ended != set(self._children):
-            name, text = self._lines.get()
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self._ended != set(self._children):
+            try:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                name, process, text = self._lines.get(timeout=left)
+            except queue.Empty:
+                going = ", ".join(sorted(set(self._children) - self._ended))
+                raise CreditError(f"not over within {seconds:g} s: {going}") from None
             if text is not None:
                 event = _parsed(name, text)
                 if event is None:
@@ -122,21 +129,51 @@ class Children:
                 if event.what == "failed":
                     raise self._failure(name, str(event.line.get("reason", "")))
                 if event.what == "done":
-                    done.add(name)
+                    self._done.add(name)
                 yield event
-            elif name in done:
-                ended.add(name)
-            elif self._mortal and self._children[name].process.wait() == -signal.SIGKILL:
-                dead = self._children[name]
+            elif name not in self._children or self._children[name].process is not process:
+                continue  # it was killed
+            elif name in self._done:
+                self._ended.add(name)
+            elif self._mortal and process.wait() == -signal.SIGKILL:
+                self.kill(name)  # what is left of it is put away
                 yield Event(who=name, what="killed", line={})
-                if self._children[name] is dead:
-                    ended.add(name)
             else:
                 raise self._failure(name, "")
 
+    def until(self, who: str, what: str, seconds: float, **facts: object) -> Event:
+        """The next event of a child that has these facts; those before it are passed over.
+
+        Raises:
+            CreditError: As in `events`, and if all have ended without it.
+        """
+        for event in self.events(seconds):
+            if (event.who, event.what) == (who, what) and facts.items() <= event.line.items():
+                return event
+        raise CreditError(f"{who} ended without {what}")
+
+    def post(self, who: str, what: str) -> None:
+        """Put an event among those of the children; from any thread."""
+        self._lines.put((who, None, json.dumps({"event": what}).encode()))
+
+    def send(self, name: str, number: int) -> None:
+        """Send a signal to a child, to hold it up (SIGSTOP, SIGCONT) or to ask something of it."""
+        self._children[name].process.send_signal(number)
+
+    def kill(self, name: str) -> None:
+        """End a child by SIGKILL, as a power cut does; nobody waits for it to be done any more."""
+        process = self._children.pop(name).process
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._ended.discard(name)
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
     def stop(self) -> None:
         """End all children: ask, wait, then kill."""
-        running = [child.process for child in (*self._past, *self._children.values())]
+        running = [child.process for child in self._children.values()]
         for process in running:
             process.terminate()
         try:
@@ -153,12 +190,12 @@ class Children:
                 with contextlib.suppress(OSError):
                     process.stdin.close()
 
-    def _listen(self, name: str, process: "subprocess.Popen[bytes]") -> None:
+    def _listen(self, name: str, process: Process) -> None:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
-                self._lines.put((name, line))
-        self._lines.put((name, None))
+                self._lines.put((name, process, line))
+        self._lines.put((name, process, None))
 
     def _failure(self, name: str, reason: str) -> CreditError:
         child = self._children[name]

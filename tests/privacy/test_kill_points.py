@@ -166,6 +166,7 @@ class Bench:
             SCHEMA,
             lambda: {h.name: h.node_id for h in registry.holders().values()},
         )
+        self.asked = 0
         self.received: dict[str, set[str]] = {}
         answer = self.grid.answer
 
@@ -216,11 +217,14 @@ class Bench:
         return f"127.0.0.1:{self.service.port}"
 
     def ask(self):
-        """Ask for an answer in another thread; returns it and where the replies will be."""
+        """Ask what was not asked before, in another thread; returns it and where replies will be.
+
+        The same question again would be the same message.
+        """
         replies = []
-        content = RecordDict(
-            {ARRAYS: array_record({"w": np.zeros(3, np.float32)}), CONFIG: ConfigRecord({ROUND: 1})}
-        )
+        self.asked += 1
+        arrays = array_record({"w": np.full(3, self.asked, np.float32)})
+        content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({ROUND: 1})})
         message = Message(content, dst_node_id=self.identity.subject.node_id, message_type="train")
         thread = threading.Thread(
             target=lambda: replies.extend(self.grid.send_and_receive([message], timeout=ENOUGH))

@@ -1,16 +1,22 @@
-"""What the coordinator tells of its rounds. Whole runs are in tests/test_commands.py."""
+"""What the coordinator tells, and how it ends. Whole runs are in tests/test_commands.py."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from credit_common.bundle import Bundle
 from credit_common.claim import released_figures
 from credit_common.contract import parse_contract
-from credit_common.errors import LinkError
+from credit_common.errors import LinkError, WireError
 from credit_common.evaluation import read_released
-from credit_server.aggregate import RoundReport
-from credit_server.coordinator import _History
+from credit_common.model import CreditModel
+from credit_common.release import open_release
+from credit_server.aggregate import RoundReport, State
+from credit_server.authority import create_authority
+from credit_server.checkpoint import Keeper, new_run, unfinished
+from credit_server.coordinator import _History, run
 
 CREATED = "2026-01-02T03:04:05+00:00"
 
@@ -101,3 +107,92 @@ def test_the_facts_carry_the_histogram_and_not_what_is_read_from_it(contract, to
 def test_without_a_round_there_is_nothing_to_release(told):
     with pytest.raises(LinkError, match="no round"):
         told[0].facts((), CREATED)
+
+
+class Crash(BaseException):
+    """The coordinator is gone."""
+
+
+@pytest.fixture
+def trained(tmp_path, contract_text):
+    """A coordinator's folder whose rounds are done, and no more; its bundle; what it tells."""
+    text = contract_text.replace("[model]", '[model]\ntrain = ["wide"]').replace(
+        "[task]", "grace_seconds = 0.2\n[task]"
+    )
+    contract, home = parse_contract(text), tmp_path / "coordinator"
+    authority = create_authority(home, contract.federation.name)
+    bundle = Bundle(
+        federation=contract.federation.name,
+        address="localhost:9440",
+        ca_pem=authority.ca_pem.decode(),
+        contract_text=text,
+    )
+    schema = CreditModel(contract, None).schema()
+    adapter = {name: np.full(shape, 0.25, np.float32) for name, shape in schema.items()}
+    keeper = Keeper(home, new_run(contract))
+    state = State(round=3, holders=3, adapter=adapter, released=adapter, edges={})
+    for number in (1, 2, 3):
+        keeper.settle(state, report(number, counts(contract, 0), holders=5 - number))
+    return home, bundle
+
+
+def resumed(home, bundle):
+    events = []
+    begun = unfinished(home, bundle.contract, resume=True)
+
+    def tell(event, **facts):
+        events.append(event)
+
+    release = run(home, bundle, begun, listen="127.0.0.1:0", tell=tell)
+    return release, events
+
+
+def test_a_run_whose_rounds_are_done_waits_for_nobody_and_is_released(trained):
+    home, bundle = trained
+    release, events = resumed(home, bundle)
+    assert events == ["listening", "resumed", "done"]
+    opened = open_release(release)
+    assert (opened.facts.rounds, opened.facts.holders, opened.facts.evaluated) == (3, 2, 3)
+    assert all((array == 0.25).all() for array in opened.adapter.values())
+    assert unfinished(home, bundle.contract, resume=False) is None  # another run may begin
+
+
+@pytest.mark.parametrize("moment", ["write_release", "finish"])
+def test_what_was_released_before_a_crash_is_what_holders_are_told_of(trained, monkeypatch, moment):
+    home, bundle = trained
+    told = []
+
+    def dies(*arguments, **named):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        where = "GrpcGrid.finish" if moment == "finish" else "write_release"
+        patch.setattr(f"credit_server.coordinator.{where}", dies)
+        with pytest.raises(Crash):
+            resumed(home, bundle)
+    kept = unfinished(home, bundle.contract, resume=True).closing
+    # Another time, and another place for a release that comes now.
+    (home / "releases" / "007").mkdir(parents=True)
+    monkeypatch.setattr(
+        "credit_server.coordinator.GrpcGrid.finish",
+        lambda grid, finished, *, again: told.append((finished, again)),
+    )
+    release, _ = resumed(home, bundle)
+    ((finished, again),) = told
+    assert again
+    assert release == home / "releases" / kept.release
+    assert open_release(release).facts.created == finished.created == kept.created
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained):
+    home, bundle = trained
+    kept = unfinished(home, bundle.contract, resume=True)
+    other = dataclasses.replace(kept.state, adapter={"w": np.zeros(3, np.float32)})
+    with pytest.raises(WireError, match="not in the schema"):
+        run(
+            home,
+            bundle,
+            dataclasses.replace(kept, state=other),
+            listen="127.0.0.1:0",
+            tell=lambda event, **facts: None,
+        )

@@ -338,7 +338,7 @@ def test_ids_of_two_coordinators_stay_apart(make_grid):
 
 def test_a_run_that_goes_on_asks_the_same_by_the_same_id_and_anything_else_by_another(with_waits):
     def ids(*asked, run="run"):
-        grid = GrpcGrid(with_waits(), SCHEMA, lambda: {}, run)
+        grid = GrpcGrid(with_waits(), SCHEMA, dict, run)
         return list(grid.push_messages(asked))
 
     def other(**arrays_):

@@ -16,6 +16,7 @@ from credit_common.contract import parse_contract
 from credit_common.errors import CreditError, TrustError
 from credit_server.authority import create_authority
 from credit_server.enrol import enrol, revoke
+from credit_server.lock import CHECKPOINT
 from credit_server.report import STATUS, Reporter, plain, read_status, show_status
 
 EVENTS = {
@@ -25,6 +26,7 @@ EVENTS = {
         "address": "[::]:9440",
         "enrolled": 3,
     },
+    "resumed": {"round": 2, "rounds": 30},
     "waiting": {"connected": 1, "enrolled": 3, "minimum": 2, "missing": ["books", "shoes"]},
     "round": {
         "round": 2,
@@ -48,6 +50,7 @@ EVENTS = {
 }
 LINES = {
     "listening": "shop-credit (contract abababababab) listens on [::]:9440; 3 holders enrolled",
+    "resumed": "goes on after round 2 of 30",
     "waiting": "waiting for holders: 1 of 3 enrolled are here, at least 2 are needed; "
     "missing: books, shoes",
     "round": "round   2/30  3 holders  ε 1.23  0.3 s  auc 0.7123 [0.7046, 0.7200]  ks nan",
@@ -229,6 +232,14 @@ def test_a_run_whose_process_died_without_a_word_is_not_running(home, capsys):
     found = read_status(home)
     assert found["run"]["alive"] is False
     assert show_status(found).splitlines()[-1].startswith("not running; last at ")
+    (home / CHECKPOINT).touch()
+    found = read_status(home)
+    assert found["run"]["unfinished"] is True
+    assert show_status(found).splitlines()[-1] == (
+        "the run is not over: flower-server --resume goes on with it"
+    )
+    (home / STATUS).write_text(json.dumps(status))  # one that lives has a checkpoint too
+    assert read_status(home)["run"]["unfinished"] is False
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may signal anybody")

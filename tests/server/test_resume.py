@@ -62,7 +62,9 @@ def answering(contract: Contract, index: int, asked: list[tuple[str, int]]) -> C
         noted(message)
         draw = np.random.default_rng(index)
         shapes = statistics_shapes(contract)
-        return statistics_reply(message, pack({n: draw.uniform(0, 9, s) for n, s in shapes.items()}))
+        return statistics_reply(
+            message, pack({n: draw.uniform(0, 9, s) for n, s in shapes.items()})
+        )
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
@@ -93,9 +95,7 @@ class Coordinator:
     def start(self, watch: Callable[[str], None] = lambda when: None) -> Checkpoint:
         found = (self.home / "run.checkpoint").exists()
         begun = unfinished(self.home, self.contract, resume=found)
-        fresh = Checkpoint(
-            contract_digest=self.contract.digest, run="run", state=State(adapter={})
-        )
+        fresh = Checkpoint(contract_digest=self.contract.digest, run="run", state=State(adapter={}))
         keeper = Keeper(self.home, begun or fresh)
 
         def keep(state: State, done: RoundReport | None) -> None:

@@ -98,6 +98,38 @@ def test_a_child_that_does_not_end_well_is_named_with_its_log(
     assert "\n" not in str(caught.value)
 
 
+def test_one_that_was_killed_is_missed_by_nobody_and_its_name_is_free(tmp_path: Path) -> None:
+    with Children() as children:
+        children.start("one", python(LASTS), tmp_path / "log")
+        children.start("two", python(LASTS), tmp_path / "log")
+        children.until("two", "up", 30)
+        pid = children._children["one"].process.pid
+        children.kill("one")
+        assert not alive(pid)
+        children.start(
+            "one", say('{"event": "back", "n": 1}', '{"event": "done"}'), tmp_path / "log"
+        )
+        assert children.until("one", "back", 30, n=1).line["n"] == 1
+        children.kill("two")
+        assert [(e.who, e.what) for e in children.events(30)] == [("one", "done")]
+        with pytest.raises(CreditError, match="one ended without up"):
+            children.until("one", "up", 30)
+
+
+def test_a_child_that_is_held_up_is_told_to_go_on(tmp_path: Path) -> None:
+    count = "import itertools, time\nfor n in itertools.count():\n"
+    count += '    print(\'{"event": "n"}\', flush=True); time.sleep(0.02)'
+    with Children() as children:
+        children.start("one", python(count), tmp_path / "log")
+        children.until("one", "n", 30)
+        children.send("one", signal.SIGSTOP)
+        with pytest.raises(CreditError, match=r"not over within 0\.3 s: one"):
+            for _ in children.events(0.3):
+                pass
+        children.send("one", signal.SIGCONT)
+        children.until("one", "n", 30)
+
+
 def test_when_one_dies_the_others_are_ended(tmp_path: Path) -> None:
     with Children() as children:
         children.start("lasts", python(LASTS), tmp_path / "lasts")

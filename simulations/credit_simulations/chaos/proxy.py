@@ -14,7 +14,8 @@ from typing import Any
 HOST = "127.0.0.1"
 CHUNK = 1 << 14
 _SETTLES = 0.02
-"""Seconds in which a connection that was taken just before the end comes to its handler."""
+"""Seconds in which a connection that was made just before the end comes to its handler: not every
+kernel resets the ones that nobody had taken yet."""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +50,6 @@ class Proxy:
         self._lines: dict[str, _Line] = {}
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._over = False
         self.addresses: dict[str, str] = {}
 
     def __enter__(self) -> "Proxy":
@@ -108,10 +108,9 @@ class Proxy:
             self._servers.append(server)
 
     async def _stop(self) -> None:
-        self._over = True
+        await asyncio.sleep(_SETTLES)
         for server in self._servers:
             server.close()
-        await asyncio.sleep(_SETTLES)
         for line in self._lines.values():
             self._break(line)
         for task in self._tasks:
@@ -122,9 +121,6 @@ class Proxy:
 
     def _accept(self, line: _Line) -> Callable[..., None]:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if self._over:
-                writer.transport.abort()
-                return
             task = self._loop.create_task(self._forward(line, reader, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -103,6 +103,7 @@ class Run:
         self._environment = {"XDG_STATE_HOME": str((ground.home / "state").absolute())}
         self._timers: list[threading.Timer] = []
         self._over = False
+        self._down: set[str] = set()
         self.round = -1
 
     def go(self, limit: float, watchers: Sequence[Callable[["Run", Event], None]] = ()) -> Trace:
@@ -153,7 +154,11 @@ class Run:
         names = list(self.ground.shards)
         name = SERVER if fault.holder < 0 else names[fault.holder]
         if fault.kind in ("kill-server", "kill-holder"):
+            if name in self._down:
+                return
+            self._down.add(name)
             self.children.kill(name)
+            self.children.post(name, "killed")
         elif fault.kind == "drop":
             self.proxy.drop(name)
         elif fault.kind == "delay":
@@ -195,6 +200,7 @@ class Run:
 
     def _again(self, name: str) -> None:
         """Start what was killed, as its operator would."""
+        self._down.discard(name)
         if name != SERVER:
             if name not in self.trace.left_out:
                 self._start(name)

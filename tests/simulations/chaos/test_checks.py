@@ -1,4 +1,4 @@
-"""The checks of a run under faults: silent on what happened, loud on each falsified account of it."""
+"""The checks of a run under faults: silent on what happened, loud on each false account of it."""
 
 import dataclasses
 import hashlib

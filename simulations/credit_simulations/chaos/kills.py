@@ -64,7 +64,7 @@ class KillPoints:
     def __init__(self, name: str, points: int, draw: random.Random) -> None:
         self._name, self._left, self._draw = name, points, draw
         self._mark: int | None = None
-        self._armed = False
+        self._armed = self._again = False  # in this life, and in the next from its start
         self.reached = 0
 
     def __call__(self, run: Run, event: Event) -> None:
@@ -73,14 +73,12 @@ class KillPoints:
             return
         if event.what == "killed":
             self.reached += 1
-            self._armed, self._mark = self._again, None
+            self._armed, self._again, self._mark = self._again, False, None
         elif event.what in MARKS[self._name == SERVER]:
             calls = run.calls[self._name].count
             if self._mark is not None and self._left and not self._armed:
                 self._arm(run, calls, calls - self._mark)
             self._mark = calls
-
-    _again = False
 
     def _arm(self, run: Run, now: int, a_round: int) -> None:
         self._armed, self._left = True, self._left - 1

@@ -148,13 +148,13 @@ class Run:
         self._timers.append(timer)
 
     def strike(self, fault: Fault) -> None:
-        """Let a fault happen now. Once the run is over nothing is killed any more."""
+        """Let a fault happen now. Nothing is killed that is dead or done, or once all is over."""
         if self._over:
             return
         names = list(self.ground.shards)
         name = SERVER if fault.holder < 0 else names[fault.holder]
         if fault.kind in ("kill-server", "kill-holder"):
-            if name in self._down:
+            if name in self._down or self.trace.of(name, "done"):
                 return
             self._down.add(name)
             self.children.kill(name)

@@ -6,6 +6,7 @@ told. Elsewhere the same cuts are made by the proxy of `credit-sim chaos`, on lo
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -74,9 +75,10 @@ class ByNamespaces:
     listen = "0.0.0.0:0"
 
     def __init__(self) -> None:
-        # Workers may have namespaces at the same time: names and networks go by the process.
-        own = os.getpid()
-        self._names = {name: f"cf{own % 10**6}{name}" for name in NAMES}
+        # Workers may have namespaces at the same time, and a device may outlive its namespace for
+        # a moment: names and networks are new each time.
+        own = 2 * os.getpid() + next(_made)
+        self._names = {name: f"cf{own % 10**8}{name}" for name in NAMES}
         self._nets = {n: f"198.{18 + i // 256}.{i % 256}" for n, i in _numbers(own)}
 
     def __enter__(self) -> "ByNamespaces":
@@ -131,6 +133,9 @@ class ByNamespaces:
     @staticmethod
     def _ip(*words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+
+
+_made = itertools.count()
 
 
 def _numbers(own: int) -> Iterator[tuple[str, int]]:

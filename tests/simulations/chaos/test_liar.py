@@ -55,25 +55,22 @@ class Round:
 
 
 def counted(contract: Contract, replies: list[Message]) -> int:
-    """How many of the replies FedAvg takes, beside one of an honest holder."""
-    grid = Round(contract)
-    honest = Round.message(HONEST)
-    grid.grid.push_messages([honest])
-    asked = to_request(honest)
-    asked.message_id = honest.metadata.message_id
-    grid.grid.answer(HONEST, LIES["echo"](contract, asked, HONEST)[0])
-    good = list(grid.grid.pull_messages([asked.message_id]))
+    """How many of the replies FedAvg takes, beside those of two honest holders."""
+    nodes = {"honest": HONEST, "other": HONEST + 1}
+    grid = GrpcGrid(contract, SCHEMA, lambda: nodes)
+    ids = []
+    for name, node in nodes.items():
+        grid.attach(name, node, "small", lambda task: None)
+        message = Round.message(node)
+        ids += grid.push_messages([message])
+        asked = to_request(message)
+        asked.message_id = ids[-1]
+        grid.answer(node, LIES["echo"](contract, asked, node)[0])
     strategy = CreditFedAvg(contract, lambda report: None)
-    strategy.configure_train(
-        1, array_record({"w": np.full(3, 0.5, np.float32)}), ConfigRecord(), _Nobody()
-    )
-    strategy.aggregate_train(1, [*replies, *good, *good])
-    return strategy.state().holders - 2
-
-
-class _Nobody:
-    def get_node_ids(self) -> list[int]:
-        return [LIAR, HONEST]
+    arrays = array_record({"w": np.full(3, 0.5, np.float32)})
+    strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    strategy.aggregate_train(1, [*replies, *grid.pull_messages(ids)])
+    return strategy.state().holders - len(nodes)
 
 
 @pytest.mark.parametrize("kind", sorted(LIES))

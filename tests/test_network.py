@@ -630,7 +630,7 @@ def test_a_holder_asks_at_least_twice_while_a_round_waits_for_it(net, monkeypatc
     with net.serve(again, address):
         came = time.monotonic()
         grid_start(again, 1)
-        assert time.monotonic() - came < 0.6 * net.contract.federation.grace_seconds + 0.5
+        assert time.monotonic() - came < net.contract.federation.grace_seconds
         again.finish(FINISHED)
         holder.join()
 
@@ -654,12 +654,12 @@ def test_a_slow_holder_is_left_out_and_takes_part_again(net):
             Holder(net.holders["c"], address, adding(2.0)),
         ]
         grid_start(grid, 3)
-        assert values(grid.send_and_receive(requests(grid, 1), timeout=1.0)) == [1.0, 2.0]
+        assert values(grid.send_and_receive(requests(grid, 1), timeout=2.0)) == [1.0, 2.0]
         for round_ in (2, 3):  # without it, and without waiting for it
             start = time.monotonic()
             replies = grid.send_and_receive(requests(grid, round_), timeout=ENOUGH)
             assert values(replies) == [1.0, 2.0]
-            assert time.monotonic() - start < 1.0
+            assert time.monotonic() - start < 2.0
         gate.set()
         grid_start(grid, 3)
         replies = grid.send_and_receive(requests(grid, 4), timeout=ENOUGH)

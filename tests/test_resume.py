@@ -19,7 +19,7 @@ from credit_simulations.processes import Children, Event
 
 pytestmark = pytest.mark.slow
 ENOUGH = 90.0  # seconds that nothing here takes unless it hangs
-GRACE = 2.0
+GRACE = 6.0  # holders ask at least every 3.6 s
 
 
 @pytest.fixture(scope="module")

@@ -240,7 +240,7 @@ def test_one_that_hangs_costs_one_round_its_time_and_the_next_ones_nothing(make_
         quick.answer()
         took.append(going.result(SOON)[1])
     assert 0.9 <= took[0] < SOON
-    assert max(took[1:]) < 0.5
+    assert max(took[1:]) < 0.9
     assert len(hangs.ids()) == 1
 
 

@@ -122,7 +122,9 @@ def run_chaos(
         on_row(row)
         if plan.keep is None and not row.failures:
             shutil.rmtree(home / f"run-{number}")
-    if plan.keep is None and not any(row.failures for row in rows):
+    if any(row.failures for row in rows):
+        stage(f"what failed is kept in {home}")
+    elif plan.keep is None:
         shutil.rmtree(home)
     return rows
 

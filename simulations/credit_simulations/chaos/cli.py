@@ -108,7 +108,9 @@ def _killed(options: argparse.Namespace) -> list[str]:
     else:
         for name, value in shown.items():
             print(f"{name:24} {value}")
-    if options.keep is None and not result.failures:
+    if result.failures:
+        _say(f"chaos: what failed is kept in {home}")
+    elif options.keep is None:
         shutil.rmtree(home)
     return result.failures
 

@@ -16,6 +16,7 @@ import credit_simulations
 from credit_common.errors import CreditError
 from credit_simulations.attack.cli import add_attack
 from credit_simulations.bench.cli import add_bench
+from credit_simulations.chaos.cli import add_chaos
 from credit_simulations.results.cli import add_report
 from credit_simulations.sweep.cli import add_sweep
 
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.set_defaults(command=_audit)
 
     add_attack(commands)
+    add_chaos(commands)
     add_bench(commands)
     add_sweep(commands)
     add_report(commands)

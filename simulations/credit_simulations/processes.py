@@ -4,6 +4,8 @@ A child writes one JSON object a line to stdout, with an "event" in each; the la
 "failed". Its stderr goes to a log file. Children get sessions of their own, so that a terminal's
 Ctrl-C reaches their parent alone, which ends them. Their stdin is a pipe: when the parent is gone,
 however it went, the pipe closes, and a child that watches it ends too.
+
+Where children are there to die, as in `chaos`, a death by SIGKILL is an event, not an error.
 """
 
 import contextlib
@@ -59,12 +61,19 @@ class Children:
 
     Args:
         environment: Variables that they get beside this process' own.
+        mortal: Whether a child that ends by SIGKILL, of its own or another's doing, is told as an
+            event "killed" instead of as an error; it is waited for no longer.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, mortal: bool = False
+    ) -> None:
+        self._mortal = mortal
         self._environment = {**ONE_THREAD, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self._children: dict[str, _Child] = {}
-        self._lines: queue.SimpleQueue[tuple[str, Process, bytes | None]] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[tuple[str, Process | None, bytes | None]] = (
+            queue.SimpleQueue()
+        )
         self._done: set[str] = set()
         self._ended: set[str] = set()
 
@@ -126,6 +135,9 @@ class Children:
                 continue  # it was killed
             elif name in self._done:
                 self._ended.add(name)
+            elif self._mortal and process.wait() == -signal.SIGKILL:
+                self.kill(name)  # what is left of it is put away
+                yield Event(who=name, what="killed", line={})
             else:
                 raise self._failure(name, "")
 
@@ -139,6 +151,10 @@ class Children:
             if (event.who, event.what) == (who, what) and facts.items() <= event.line.items():
                 return event
         raise CreditError(f"{who} ended without {what}")
+
+    def post(self, who: str, what: str) -> None:
+        """Put an event among those of the children; from any thread."""
+        self._lines.put((who, None, json.dumps({"event": what}).encode()))
 
     def send(self, name: str, number: int) -> None:
         """Send a signal to a child, to hold it up (SIGSTOP, SIGCONT) or to ask something of it."""

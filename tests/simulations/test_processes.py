@@ -280,3 +280,41 @@ def test_waiting_for_events_does_not_hold_up_a_signal(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt), ended_by_signals():
             list(children.events())
     assert time.monotonic() - start < 5
+
+
+KILLS_ITSELF = (
+    'import os, signal; print(\'{"event": "up"}\', flush=True); '
+    "os.kill(os.getpid(), signal.SIGKILL)"
+)
+
+
+def test_a_mortal_child_that_dies_is_told_and_may_be_started_again(tmp_path: Path) -> None:
+    heard = []
+    with Children(mortal=True) as children:
+        children.start("one", python(KILLS_ITSELF), tmp_path / "one")
+        for event in children.events(30):
+            heard.append(event.what)
+            if heard == ["up", "killed"]:
+                children.start("one", say('{"event": "done"}'), tmp_path / "one")
+    assert heard == ["up", "killed", "done"]
+
+
+def test_a_mortal_child_that_is_not_started_again_is_not_waited_for(tmp_path: Path) -> None:
+    with Children(mortal=True) as children:
+        children.start("one", python(KILLS_ITSELF), tmp_path / "one")
+        assert [event.what for event in children.events(30)] == ["up", "killed"]
+
+
+def test_a_mortal_child_that_ends_otherwise_is_an_error_still(tmp_path: Path) -> None:
+    with Children(mortal=True) as children:
+        children.start("one", say(code=3), tmp_path / "one")
+        with pytest.raises(CreditError, match="one ended with code 3"):
+            list(children.events(30))
+
+
+def test_what_the_parent_posts_comes_among_the_events(tmp_path: Path) -> None:
+    with Children() as children:
+        children.start("one", say('{"event": "up"}', '{"event": "done"}'), tmp_path / "one")
+        children.post("parent", "due")
+        heard = [(event.who, event.what) for event in children.events(30)]
+    assert sorted(heard) == [("one", "done"), ("one", "up"), ("parent", "due")]

@@ -20,8 +20,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message
 
 from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
@@ -30,14 +29,10 @@ from credit_common.privacy import mechanism_plan
 from credit_common.protocol import from_reply, to_request
 from credit_common.statistics import statistics_shapes
 from credit_common.wire import (
-    SERVER_NODE,
-    Run,
-    empty_context,
-    empty_run,
     set_aside,
-    set_identity,
     set_message_id,
 )
+from credit_server.own_grid import Answers, OwnGrid
 from credit_server.quarantine import Quarantine
 
 log = logging.getLogger(__name__)
@@ -79,65 +74,6 @@ class _Open:
 
     message: Message
     task: pb.Task
-
-
-class _Answers(Iterator[Message]):
-    """Answers as they arrive, and what is to be done once no more of them are wanted.
-
-    A generator's `finally` would not do: one that was never started does not run it, and holders
-    would go on to answer, and to pay for, a round that nobody reads.
-    """
-
-    def __init__(self, arriving: Iterator[Message], end: Callable[[], None]) -> None:
-        self._arriving, self._end = arriving, end
-
-    def __next__(self) -> Message:
-        try:
-            return next(self._arriving)
-        except BaseException:  # the last answer is past, or the wait was interrupted
-            self._end()
-            raise
-
-    def close(self) -> None:
-        """No more answers are wanted."""
-        self._end()
-
-    def __del__(self) -> None:
-        self._end()
-
-
-class OwnGrid(Grid):
-    """What Flower's Grid has to have and every grid of this project does alike."""
-
-    def __init__(self, run_id: int) -> None:
-        self._run = empty_run(run_id)
-        self.context = empty_context(run_id, SERVER_NODE)
-        set_identity(run_id, SERVER_NODE)
-
-    def set_run(self, run: Run) -> None:
-        """Not used: the grid makes its own run."""
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message from the coordinator."""
-        return Message(
-            content,
-            dst_node_id=dst_node_id,
-            message_type=message_type,
-            group_id=group_id,
-            ttl=ttl,
-        )
 
 
 class GrpcGrid(OwnGrid):
@@ -266,7 +202,7 @@ class GrpcGrid(OwnGrid):
         ids = list(self.push_messages(messages))
         longest = self._contract.federation.answer_seconds
         deadline = time.monotonic() + (longest if timeout is None else min(timeout, longest))
-        return _Answers(self._as_they_arrive(ids, deadline), lambda: self._take_back(ids))
+        return Answers(self._as_they_arrive(ids, deadline), lambda: self._take_back(ids))
 
     def _as_they_arrive(self, ids: list[str], deadline: float) -> Iterator[Message]:
         waiting = set(ids)

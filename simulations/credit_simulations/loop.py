@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from credit_common.wire import SERVER_NODE, empty_context, set_message_id
-from credit_server.grid import OwnGrid
+from credit_server.own_grid import OwnGrid
 
 _runs = itertools.count(1)
 

@@ -1,8 +1,9 @@
 """The federation file: what every holder and the coordinator agree on, in one public TOML.
 
 The contract, not the server, sets what is trained and how: task, fields, split, model, training,
-privacy, evaluation, scorecard and statistics. It is checked where it is loaded, frozen, and known
-by the SHA-256 digest of its canonical form; two files with the same meaning have the same digest.
+privacy, evaluation and statistics; and how a score is told: scorecard, decision and reasons. It is
+checked where it is loaded, frozen, and known by the SHA-256 digest of its canonical form; two files
+with the same meaning have the same digest.
 
 Example:
     >>> contract = load_contract("simulations/credit_simulations/contracts/german.toml")
@@ -21,6 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from credit_common.checked import build, require
+from credit_common.decision import (
+    Decision,
+    Reason,
+    Scorecard,
+    read_decision,
+    read_reasons,
+    read_scorecard,
+)
 from credit_common.errors import ContractError
 from credit_common.fields import (
     KINDS,
@@ -30,6 +39,7 @@ from credit_common.fields import (
     IdentifierField,
     NumberField,
     ProtectedField,
+    TextField,
     TimeField,
 )
 from credit_common.quantiles import read_quantiles, refuse_federated
@@ -40,7 +50,6 @@ from credit_common.sections import (
     Model,
     Privacy,
     RecordRule,
-    Scorecard,
     Split,
     Statistics,
     Task,
@@ -66,6 +75,8 @@ class Contract:
     evaluation: Evaluation = field(default_factory=Evaluation)
     scorecard: Scorecard = field(default_factory=Scorecard)
     statistics: Statistics = field(default_factory=Statistics)
+    decision: Decision = field(default_factory=Decision)
+    reasons: tuple[tuple[str, Reason], ...] = ()
 
     def __post_init__(self) -> None:
         require(all(f.name.strip() for f in self.fields), "fields.name", "", "not empty")
@@ -116,6 +127,15 @@ class Contract:
         if counted:
             require(ok, "statistics.noise_multiplier", sigma, bound)
         require(ok, "statistics.noise_multiplier", sigma, "0 where no field's edges are federated")
+        self._check_told()
+
+    def _check_told(self) -> None:
+        """Sections that say how a score is told."""
+        ok = self.decision == Decision() or self.task.kind == "binary"
+        require(ok, "decision", self.task.kind, "left out: the task has no probability of default")
+        scored = {f.name for f in self.fields if isinstance(f, _SCORED)}
+        odd = [name for name, _ in self.reasons if name not in scored]
+        require(not odd, "reasons", odd[0] if odd else "", "a field that is scored")
 
     @cached_property
     def digest(self) -> str:
@@ -198,6 +218,13 @@ def canonical(contract: Contract) -> bytes:
         plain["privacy"][name] = dict(plain["privacy"][name])
     if not contract.federated_fields:
         del plain["statistics"]
+    for name in ("lowest", "highest"):
+        if plain["scorecard"][name] is None:
+            del plain["scorecard"][name]
+    if contract.decision == Decision():
+        del plain["decision"]
+    if not contract.reasons:
+        del plain["reasons"]
     for name, as_before in _FORMERLY.items():
         if plain["training"][name] == as_before:
             del plain["training"][name]
@@ -220,6 +247,10 @@ def parse_contract(text: str) -> Contract:
         raise ContractError(f"not valid TOML: {error}") from None
     version = tables.pop("format", FORMAT)
     require(version == FORMAT, "format", version, f"{FORMAT}, the only one known")
+    if "scorecard" in tables:
+        tables["scorecard"] = read_scorecard(tables["scorecard"])
+    if "decision" in tables:
+        tables["decision"] = read_decision(tables["decision"])
     declared = tables.get("fields")
     if not isinstance(declared, list) or not declared:
         raise ContractError("[[fields]] is missing: declare each column of a shard")
@@ -273,7 +304,10 @@ def _assemble(tables: dict[str, Any]) -> Contract:
     unknown = sorted(set(tables) - set(parts))
     if unknown:
         raise ContractError(f"unknown table [{unknown[0]}]; known: {', '.join(parts)}")
-    made: dict[str, Any] = {"fields": tables["fields"]}
+    made: dict[str, Any] = {
+        "fields": tables["fields"],
+        "reasons": read_reasons(tables.get("reasons", {})),
+    }
     for name, cls in _PARTS.items():
         if name in tables:
             made[name] = build(cls, tables[name], name)
@@ -293,7 +327,9 @@ _PARTS: dict[str, type] = {
     "evaluation": Evaluation,
     "scorecard": Scorecard,
     "statistics": Statistics,
+    "decision": Decision,
 }
+_SCORED = (NumberField, CategoryField, TextField, EventsField)
 _FORMERLY = {
     "upload": "float32",
     "server_learning_rate": 1.0,

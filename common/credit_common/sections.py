@@ -388,25 +388,3 @@ class Federation:
         answer, grace = self.answer_seconds, self.grace_seconds
         require(1 <= answer <= 86_400, "federation.answer_seconds", answer, "between 1 and 86400")
         require(0 <= grace <= answer, "federation.grace_seconds", grace, "0 to answer_seconds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scorecard:
-    """How a probability of default is told in points: more points, less risk.
-
-    points = base_score + pdo / ln 2 * ln(odds / base_odds), with odds of good to bad (Siddiqi
-    2006).
-
-    Attributes:
-        base_score: Points at the base odds.
-        base_odds: Odds of good to bad (19 is a probability of default of .05).
-        pdo: Points that double the odds.
-    """
-
-    base_score: float = 600.0
-    base_odds: float = 19.0
-    pdo: float = 50.0
-
-    def __post_init__(self) -> None:
-        require(self.base_odds > 0, "scorecard.base_odds", self.base_odds, "positive")
-        require(self.pdo > 0, "scorecard.pdo", self.pdo, "positive")

@@ -16,8 +16,8 @@ from credit_client.scoring.points import (
     target_value,
 )
 from credit_common.contract import Contract
+from credit_common.decision import Scorecard
 from credit_common.errors import ContractError
-from credit_common.sections import Scorecard
 
 LOGITS = st.floats(-500, 500)
 

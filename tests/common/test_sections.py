@@ -5,7 +5,6 @@ import pytest
 
 from credit_common.contract import Contract, parse_contract
 from credit_common.errors import ContractError
-from credit_common.sections import Scorecard
 
 
 def test_dropout_is_refused_with_the_reason(contract_text: str) -> None:
@@ -38,13 +37,6 @@ def test_the_last_round_is_always_evaluated(contract: Contract, rounds: int) -> 
 def test_waits_have_bounds(contract: Contract, key: str, value: float, bound: str) -> None:
     with pytest.raises(ContractError, match=rf"federation\.{key} = {value}: must be {bound}"):
         dataclasses.replace(contract.federation, **{key: value})
-
-
-@pytest.mark.parametrize("change", [{"base_odds": 0.0}, {"base_odds": -1.0}, {"pdo": 0.0}])
-def test_a_scorecard_needs_positive_odds_and_points(change: dict[str, float]) -> None:
-    (key,) = change
-    with pytest.raises(ContractError, match=rf"scorecard\.{key} = .*: must be positive"):
-        Scorecard(**change)
 
 
 @pytest.mark.parametrize("name", ["Small", "a b", "", "x" * 64, "é", "a:b"])

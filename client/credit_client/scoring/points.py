@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from credit_common.contract import Contract
+from credit_common.decision import Scorecard
 from credit_common.errors import ContractError
-from credit_common.sections import Scorecard
 
 
 def default_probability(contract: Contract, scores: ArrayLike) -> NDArray[np.float64]:
@@ -31,7 +31,8 @@ def default_probability(contract: Contract, scores: ArrayLike) -> NDArray[np.flo
 def points(scorecard: Scorecard, logits: ArrayLike) -> NDArray[np.float64]:
     """Scorecard points: base_score + pdo / ln 2 * ln(odds / base_odds) (Siddiqi 2006).
 
-    The odds are those of good to bad, exp(-logit): more points, less risk.
+    The odds are those of good to bad, exp(-logit): more points, less risk. Points beyond the
+    scorecard's ends are moved to them.
 
     Args:
         scorecard: Base score, base odds, and the points that double the odds.
@@ -48,7 +49,7 @@ def points(scorecard: Scorecard, logits: ArrayLike) -> NDArray[np.float64]:
     told: NDArray[np.float64] = scorecard.base_score + scorecard.pdo / np.log(2.0) * (
         log_odds - np.log(scorecard.base_odds)
     )
-    return told
+    return np.clip(told, *scorecard.ends)
 
 
 def class_probabilities(contract: Contract, scores: ArrayLike) -> NDArray[np.float64]:

@@ -26,18 +26,11 @@ from credit_common.device import Precision, computes_in_bf16, keep_in_bf16, mixe
 from credit_common.errors import BackboneError, WireError
 from credit_common.lora import Tap as Tap
 from credit_common.lora import factors, schema_name, tapped, with_lora
+from credit_common.padding import bucket_length, padded
 from credit_common.text import reference_text, wide_width
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """An adapter: name -> float32 array, in `CreditModel.schema` order."""
-
-BUCKET = 8
-"""Texts are padded to the next multiple of this many tokens, by their own length alone."""
-
-
-def bucket_length(tokens: int, longest: int) -> int:
-    """Padded length of a text of `tokens` tokens."""
-    return min(longest, -(-tokens // BUCKET) * BUCKET)
 
 
 class CreditModel(nn.Module):
@@ -169,11 +162,7 @@ class CreditModel(nn.Module):
 
     def padded(self, tokens: list[NDArray[np.int64]], length: int) -> tuple[Tensor, Tensor]:
         """Ids (n, length) int64 and mask (n, length) bool on the model's device."""
-        ids = np.full((len(tokens), length), self.tokenizer.pad_token_id, np.int64)
-        mask = np.zeros((len(tokens), length), bool)
-        for row, own in enumerate(tokens):
-            ids[row, : len(own)] = own
-            mask[row, : len(own)] = True
+        ids, mask = padded(tokens, length, self.tokenizer.pad_token_id)
         return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
 
     @torch.no_grad()

@@ -11,8 +11,10 @@ import torch
 from safetensors.numpy import load_file, save
 
 from credit_client.mapping import ShardMapping
-from credit_client.scoring import batch
-from credit_client.scoring.batch import ROWS, open_model, score_file, score_records
+from credit_client.scoring import batch, sink, stream
+from credit_client.scoring.batch import score_file
+from credit_client.scoring.engine import ROWS
+from credit_client.scoring.reference import engine_of, open_model
 from credit_client.shard import read_shard
 from credit_client.training.examples import Examples
 from credit_client.training.loop import score
@@ -296,7 +298,7 @@ def test_classes_have_a_probability_each(released, tmp_path):
     shares = np.array([[float(line[f"p_{c}"]) for c in "abc"] for line in lines])
     assert np.abs(shares.sum(1) - 1).max() < 2e-6
     own.load_adapter(adapter)
-    raw = score_records(own, records_of(shard, own.contract)).astype(float)
+    raw = engine_of(own).score(records_of(shard, own.contract)).astype(float)
     assert np.abs(shares - np.exp(raw) / np.exp(raw).sum(1, keepdims=True)).max() < 1e-5
 
 
@@ -306,7 +308,7 @@ def test_a_regression_is_told_in_its_own_unit(released, tmp_path):
     score_file(folder, shard, tmp_path / "out.csv", device="cpu")
     assert list(read_scores(tmp_path / "out.csv")[0]) == ["row", "user", "value"]
     own.load_adapter(adapter)
-    raw = score_records(own, records_of(shard, own.contract))[:, 0]
+    raw = engine_of(own).score(records_of(shard, own.contract))[:, 0]
     assert np.allclose(column(tmp_path / "out.csv", "value"), -50 + 200.0 * raw, atol=1e-3)
 
 
@@ -333,7 +335,7 @@ def test_progress_reaches_the_end(released, tmp_path, monkeypatch):
     assert [now[0] for now in seen] == sorted({now[0] for now in seen})
     assert {now[1] for now in seen} == {ROWS + 40}
     assert seen[-1] == (ROWS + 40, ROWS + 40)
-    monkeypatch.setattr(batch, "BLOCK", 4096)
+    monkeypatch.setattr(batch, "BLOCK", 8192)
     score_file(folder, shard, tmp_path / "one-block.csv", device="cpu")
     assert out.read_bytes() == (tmp_path / "one-block.csv").read_bytes()
 
@@ -415,7 +417,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(released, tmp_path, monkeypa
         def writerow(self, cells):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch.csv, "writer", Full)
+    monkeypatch.setattr(sink.csv, "writer", Full)
     with pytest.raises(ShardError, match=r"scores to .*out\.csv: No space left"):
         score_file(folder, shard, tmp_path / "out.csv", device="cpu")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
@@ -423,17 +425,18 @@ def test_a_disk_that_fills_up_leaves_what_was_there(released, tmp_path, monkeypa
 
 def test_a_file_that_changes_while_it_is_read_is_refused(released, tmp_path, monkeypatch):
     folder, _, _ = released({"train": ["wide"]})
-    shard, real = write_rows(tmp_path / "shard.csv", rows_of(5)), batch.read_table
-    for rows in (rows_of(5)[::-1], rows_of(3)):
+    shard, real = write_rows(tmp_path / "shard.csv", rows_of(5)), stream.Stream.blocks
+    for rows in (rows_of(5)[::-1], rows_of(3), rows_of(6)):
 
-        def changed(path, rows=rows):
-            return real(write_rows(path, rows))
+        def changed(self, size, rows=rows):
+            write_rows(shard, rows)
+            return real(self, size)
 
-        monkeypatch.setattr(batch, "read_table", changed)
+        monkeypatch.setattr(stream.Stream, "blocks", changed)
         with pytest.raises(ShardError, match="has changed while it was read") as caught:
             score_file(folder, shard, tmp_path / "out.csv", device="cpu")
         assert "u 0" not in str(caught.value)
-        monkeypatch.setattr(batch, "read_table", real)
+        monkeypatch.setattr(stream.Stream, "blocks", real)
         write_rows(shard, rows_of(5))
     assert not (tmp_path / "out.csv").exists()
 

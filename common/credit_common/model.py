@@ -5,6 +5,7 @@ that training touches only the top k layers. The last layer is computed for the 
 in another order of the same products (see `_read_layer`).
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from credit_common.contract import Contract
 from credit_common.device import Precision, computes_in_bf16, keep_in_bf16, mixed
 from credit_common.errors import BackboneError, WireError
 from credit_common.lora import Tap as Tap
-from credit_common.lora import factors, schema_name, tapped, with_lora
+from credit_common.lora import factors, merge, schema_name, tapped, with_lora
 from credit_common.padding import bucket_length, padded
 from credit_common.text import reference_text, wide_width
 
@@ -155,6 +156,13 @@ class CreditModel(nn.Module):
         with torch.no_grad():
             for name, parameter in self._fixed:
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
+    def merged(self) -> "CreditModel":
+        """A copy for scoring alone, whose LoRA is part of the backbone's weights."""
+        own = copy.deepcopy(self)
+        if own.reads_text:
+            merge(own.bert)
+        return own
 
     def tokens(self, texts: list[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text, cut at the contract's length."""

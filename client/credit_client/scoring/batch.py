@@ -256,7 +256,7 @@ def _columns(contract: Contract) -> list[str]:
 
 def _others(contract: Contract, scores: NDArray[np.float32]) -> list[list[float]]:
     if contract.task.kind == "multiclass":
-        return class_probabilities(contract, scores).tolist()
+        return [list(map(float, row)) for row in class_probabilities(contract, scores)]
     return [[value] for value in target_value(contract, scores[:, 0]).tolist()]
 
 

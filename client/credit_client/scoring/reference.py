@@ -40,6 +40,11 @@ def open_model(release: Release, device: str = "cpu") -> CreditModel:
     return model
 
 
+def use_threads(threads: int) -> None:
+    """Let PyTorch compute on so many threads."""
+    torch.set_num_threads(threads)
+
+
 def engine_of(model: CreditModel) -> Engine:
     """An engine that scores with a model as it is, whatever adapter is loaded into it."""
 

@@ -41,12 +41,12 @@ def train_release(name: str, folder: Path, holders: int, users: int) -> tuple[Pa
             contract, make_parties(contract, shards, model), model, ledgers=Path(ledgers)
         )
     rounds = contract.training.rounds
-    epsilon, holdout_epsilon = schedule_epsilon(contract, rounds)
+    spent = schedule_epsilon(contract, rounds)
     facts = Facts(
         rounds=rounds,
         holders=len(shards),
-        epsilon=epsilon,
-        holdout_epsilon=holdout_epsilon,
+        epsilon=spent[0] if spent else None,
+        holdout_epsilon=spent[1] if spent else None,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     write_release(folder, text, model, outcome.adapter, facts, outcome.edges)

@@ -164,4 +164,4 @@ def _most(rows: list[dict[str, Value]], name: str) -> float | None:
 
 
 def _numbers(rows: list[dict[str, Value]], name: str) -> list[float]:
-    return [float(row[name]) for row in rows if isinstance(row[name], float | int)]
+    return [value for row in rows if isinstance(value := row[name], float)]

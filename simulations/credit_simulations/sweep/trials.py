@@ -38,11 +38,14 @@ def run_trial(trial: Trial) -> dict[str, Any] | None:
         rows = np.sort(np.concatenate([drawn.holdout[name] for name in trained.scores]))
         rows = rows[np.linspace(0, len(rows) - 1, min(trial.perturbed, len(rows))).astype(int)]
         spoilt = perturbed_aucs(users.contract, [users.records[i] for i in rows], trained.predict)
+    # Drawn holders are as many as were asked for, or each seed would be a setting of its own.
+    holders = trial.entry.holders or len(drawn.train)
     return {
         "digest": trial.digest(users.contract, users.data_sha256),
         "data": trial.entry.name,
         "partition": trial.entry.spread,
-        "holders": len(drawn.train),
+        "holders": holders,
+        "left_out": max(0, holders - len(drawn.train)),
         "arm": trial.arm,
         "epsilon": trial.epsilon,
         "seed": trial.seed,

@@ -16,6 +16,7 @@ from credit_simulations.results.trials import read_trials
 from credit_simulations.sweep import workers
 from credit_simulations.sweep.plan import ARMS, Entry, Sweep, Trial
 from credit_simulations.sweep.run import read_lines, run_sweep
+from credit_simulations.sweep.trials import run_trial
 from credit_simulations.sweep.workers import by_processes, work
 
 GERMAN = Entry(name="german", min_rows=50)
@@ -170,3 +171,12 @@ def _alive(group):
     except ProcessLookupError:
         return False
     return True
+
+
+def test_drawn_holders_are_one_setting_though_some_have_one_label_alone():
+    entry = Entry(name="german", partition="dirichlet", holders=8, alpha=0.2, min_rows=20)
+    lines = [run_trial(Trial(entry=entry, arm="gbm", epsilon=None, seed=s)) for s in range(4)]
+    assert {line["holders"] for line in lines} == {8}
+    for line in lines:
+        assert len(line["in_holder"]) == 8 - line["left_out"]
+    assert any(line["left_out"] for line in lines)

@@ -5,6 +5,7 @@
     credit-client --shard FILE --server HOST:PORT                  join and train
     credit-client accept BUNDLE                                    agree to an amended contract
     credit-client score --release DIR --shard FILE --out FILE      score a file
+    credit-client serve --release DIR                              score over HTTP
     credit-client forget                                           delete what a killed one left
     credit-client ledger | manifest | report | verify-report       see `credit_client.records_cli`
 
@@ -22,6 +23,7 @@ from typing import Any
 
 from credit_client.cache_cli import add_cache_options, add_forget, cache_of, foretold, show_foretold
 from credit_client.records_cli import add_record_commands
+from credit_client.serve_cli import add_serve
 from credit_common.bundle import parse_address, read_bundle
 from credit_common.certificates import request_fingerprint
 from credit_common.command import (
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     score.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     score.set_defaults(command=_score)
+    add_serve(commands)
     for command in (request, accept):
         add_home(command, HOME)
     add_forget(commands, HOME)

@@ -39,6 +39,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Refusal, "description": "No valid token"},
     408: {"model": Refusal, "description": "The body came too late"},
     413: {"model": Refusal, "description": "The body is too large"},
+    415: {"model": Refusal, "description": "The body is not said to be JSON"},
     422: {"model": Refusal, "description": "Fields that are refused, and why; never their values"},
     429: {"model": Refusal, "description": "Too many requests of this client; see Retry-After"},
     503: {"model": Refusal, "description": "Too much waits, or the end is near; see Retry-After"},
@@ -211,6 +212,9 @@ def _explain_refusals(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        if isinstance(error.body, bytes) and error.body:  # was not read as JSON
+            why = because("Content-Type must be application/json")
+            return refuse(415, why, request.state.request_id)
         return refuse(422, problems_of(error.errors(), 1), request.state.request_id)
 
     async def http(request: Request, error: Exception) -> Response:

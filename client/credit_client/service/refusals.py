@@ -25,7 +25,7 @@ _REASONS = {
     "too_long": "a list that is too long",
     "too_short": "a list that is too short",
     "model_type": "not an object",
-    "model_attributes_type": "not an object in JSON (with Content-Type: application/json)",
+    "model_attributes_type": "not an object",
     "dict_type": "not an object",
     "json_invalid": "not valid JSON",
     "enum": "not one of the values that can be asked for",

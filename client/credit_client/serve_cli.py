@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from credit_common.command import DEVICES, FORMATS, log_to_stderr
+from credit_common.command import DEVICES, FORMATS
 from credit_common.errors import CreditError
 
 _NUMBERS: tuple[tuple[str, type, str, str], ...] = (
@@ -103,7 +103,6 @@ def _serve(options: argparse.Namespace) -> int:
         access_log=options.access_log,
         **{name: value for name, value in given.items() if value is not None},
     )
-    log_to_stderr()
     return supervise(settings, _tell_json if options.format == "json" else _tell_text)
 
 

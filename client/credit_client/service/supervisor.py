@@ -23,6 +23,7 @@ from credit_client.service.connection import listen, tls_context
 from credit_client.service.figures import DIRECTORY
 from credit_client.service.places import complete
 from credit_client.service.settings import Settings
+from credit_common.command import log_to_stderr
 from credit_common.errors import CreditError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -49,6 +50,7 @@ def supervise(settings: Settings, tell: Tell) -> int:
     complete(settings.release)
     shared = Path(tempfile.mkdtemp(prefix="credit-serve-"))  # 0700
     with listen(settings) as listening, _environment(DIRECTORY, str(shared)):
+        log_to_stderr()
         try:
             return _Supervisor(settings, listening, shared, tell).run()
         finally:

@@ -89,10 +89,9 @@ def test_a_newer_release_is_taken_up_under_load_without_a_failed_request(
     load = Load(here.url, records)
     until(lambda: len(load.answers) > 20)
     for number in ("002", "003"):
-        os.rename(shutil.copytree(made / number, releases / f".{number}"), releases / number)
-        until(
-            lambda number=number: here.post(records[0]).json()["release"] == digest(made / number)
-        )
+        shutil.copytree(made / number, releases / f".{number}").rename(releases / number)
+        awaited = digest(made / number)
+        until(lambda awaited=awaited: here.post(records[0]).json()["release"] == awaited)
     so_far = len(load.answers)
     until(lambda: len(load.answers) > so_far + 20)
     load.end()

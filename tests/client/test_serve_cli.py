@@ -75,7 +75,7 @@ class Command:
 
     def ask(self, method, path, token, **content):
         """By a connection of its own, so that any worker may answer."""
-        headers = {"authorization": f"Bearer {token}"}
+        headers = {"authorization": f"Bearer {token}"} if token else {}
         url = self.facts["url"] + path
         return httpx.request(method, url, headers=headers, timeout=60, trust_env=False, **content)
 
@@ -120,7 +120,7 @@ def test_workers_share_their_figures_come_back_and_end_in_order(made, command, t
     tokens.chmod(0o600)
     serve = command(
         *("--release", releases, "--port", 0, "--workers", 2, "--access-log"),
-        *("--token-file", tokens, "--rate", 2, "--burst", 40),
+        *("--token-file", tokens, "--rate", 0.2, "--burst", 40),
         env={**os.environ, "TMPDIR": str(temporary)},
     )
     facts = serve.ready()
@@ -131,7 +131,7 @@ def test_workers_share_their_figures_come_back_and_end_in_order(made, command, t
     good = [answer for answer in answers if answer.status_code == 200]
     assert {answer.status_code for answer in answers} == {200, 429}
     # One client's rate, whichever worker it asks: two rates would have let all pass.
-    assert 40 <= len(good) <= 41 + 2 * (time.monotonic() - start)
+    assert 40 <= len(good) <= 41 + 0.2 * (time.monotonic() - start)
     assert len({answer.json()["logit"] for answer in good}) == 1
     scored = 'credit_requests_total{client="till",route="/v1/score",status="200"}'
     assert [serve.figure(scored) for _ in range(3)] == [len(good)] * 3
@@ -141,7 +141,7 @@ def test_workers_share_their_figures_come_back_and_end_in_order(made, command, t
     assert len(first) == 2
     os.kill(first[0], signal.SIGKILL)
     until(lambda: len(serve.workers()) == 2 and first[0] not in serve.workers())
-    until(lambda: serve.ask("GET", "/healthz", "").status_code == 200)
+    until(lambda: serve.ask("GET", "/healthz", None).status_code == 200)
 
     shutil.copytree(made / "002", releases / ".2").rename(releases / "002")
     serve.process.send_signal(signal.SIGHUP)

@@ -180,15 +180,13 @@ class _Supervisor:
         self._listening.close()
         for worker in self._workers:
             worker.process.terminate()
-        while any(worker.process.is_alive() for worker in self._workers):
+        while alive := [w.process for w in self._workers if w.process.is_alive()]:
             left = until - time.monotonic()
-            ends = [w.process.sentinel for w in self._workers if w.process.is_alive()]
-            again = heard in wait([heard, *ends], max(left, 0))
-            if again and signal.SIGINT not in os.read(heard, 64):
-                again = False
+            found = wait([heard, *(process.sentinel for process in alive)], max(left, 0))
+            again = heard in found and signal.SIGINT in os.read(heard, 64)
             if left <= 0 or again:
-                for worker in self._workers:
-                    worker.process.kill()
+                for process in alive:
+                    process.kill()
                 break
         for worker in self._workers:
             worker.end()

@@ -43,6 +43,20 @@ def add_serve(commands: Any) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="0 for a free one (8000)")
     serve.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+    told = serve.add_argument_group("scores")
+    told.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="score with this export, not with PyTorch; {} is the name of the release's folder",
+    )
+    told.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="as calibrate wrote it; {} as above"
+    )
+    told.add_argument(
+        "--approve-below", type=float, metavar="PD", help="cut-off (the contract's decision)"
+    )
+    told.add_argument("--decline-from", type=float, metavar="PD", help="cut-off")
     access = serve.add_argument_group("access")
     access.add_argument(
         "--token-file", type=Path, metavar="FILE", help="NAME TOKEN, one a line; chmod 600"
@@ -94,6 +108,10 @@ def _serve(options: argparse.Namespace) -> int:
         workers=workers if options.workers is None else options.workers,
         threads=options.threads or max(1, (cores or 1) // workers),
         device="cpu" if options.device == "auto" else options.device,
+        export=options.export,
+        calibration=options.calibration,
+        approve_below=options.approve_below,
+        decline_from=options.decline_from,
         token_file=options.token_file,
         tls=Tls(certificate=tls[0], key=tls[1], client_ca=options.tls_client_ca)
         if all(tls)

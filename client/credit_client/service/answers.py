@@ -7,26 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from credit_client.scoring.points import (
-    class_probabilities,
-    default_probability,
-    points,
-    target_value,
-)
-from credit_client.service.opened import Share
+from credit_client.scoring.points import class_probabilities, target_value
+from credit_client.scoring.reasons import Attribution, words
+from credit_client.scoring.told import tell
+from credit_client.service.opened import Opened
 from credit_client.service.refusals import Problem
 from credit_common.contract import Contract
-from credit_common.decision import Decision
 
 Language = Literal["en", "zh"]
 
 
 class ReasonGiven(BaseModel):
-    """A field that weighs on the score, the heaviest first."""
+    """A field that raises the risk of default, the one that raises it most first."""
 
     field: str
-    share: float = Field(description="what it adds to the logit")
-    text: str | None = Field(description="what the contract says of it to the applicant")
+    share: float = Field(
+        description="what it adds to the logit, against the contract's reference applicant"
+    )
+    text: str = Field(description="what the applicant is told of it")
 
 
 class Answer(BaseModel):
@@ -79,55 +77,24 @@ ANSWERS: dict[str, type[Answer]] = {
 }
 
 
-def tell(contract: Contract, scores: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """What each row (n, outputs) is told, but for its reasons.
-
-    The PD of bands and cut-offs is the calibrated one where there is one.
-    """
+def answers(opened: Opened, scores: NDArray[np.float32]) -> list[dict[str, Any]]:
+    """What each row (n, outputs) is told, but for its reasons."""
+    contract = opened.contract
     if contract.task.kind == "multiclass":
         shares = class_probabilities(contract, scores)
         classes = contract.task.classes
         return [{"probabilities": dict(zip(classes, row, strict=True))} for row in shares.tolist()]
     if contract.task.kind == "regression":
         return [{"value": value} for value in target_value(contract, scores[:, 0]).tolist()]
-    logits = scores[:, 0].astype(np.float64)
-    columns = (logits, default_probability(contract, logits), points(contract.scorecard, logits))
-    return [
-        {
-            "logit": logit,
-            "pd": pd,
-            "calibrated_pd": None,
-            "points": told,
-            "band": _band(contract.decision, pd),
-            "decision": _decision(contract.decision, pd),
-        }
-        for logit, pd, told in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    told = tell(contract, scores[:, 0], opened.calibration, opened.decision)
+    return [dict(vars(one)) for one in told]
 
 
 def reasons_given(
-    contract: Contract, shares: Sequence[Share], language: Language
+    contract: Contract, adverse: Sequence[Attribution], language: Language
 ) -> list[ReasonGiven]:
     """Fields and shares with the contract's words in a language."""
-    words = dict(contract.reasons)
     return [
-        ReasonGiven(
-            field=own.field,
-            share=own.share,
-            text=getattr(words[own.field], language) if own.field in words else None,
-        )
-        for own in shares
+        ReasonGiven(field=one.field, share=one.share, text=words(contract, one.field, language))
+        for one in adverse
     ]
-
-
-def _band(decision: Decision, pd: float) -> str | None:
-    return next((name for name, end in decision.bands if pd < end or end == 1), None)
-
-
-def _decision(decision: Decision, pd: float) -> str | None:
-    approve, decline = decision.approve_below, decision.decline_from
-    if approve is None or decline is None:
-        return None
-    if pd < approve:
-        return "approve"
-    return "decline" if pd >= decline else "refer"

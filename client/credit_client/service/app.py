@@ -14,13 +14,14 @@ from credit_client.service.answers import (
     ANSWERS,
     Rejected,
     Stamp,
+    answers,
     reasons_given,
-    tell,
 )
 from credit_client.service.coalesce import BusyError, EngineError
+from credit_client.service.opened import explains
 from credit_client.service.reading import Reader, split
 from credit_client.service.refusals import Refusal, because, problems_of, refuse
-from credit_client.service.schema import scored_fields
+from credit_client.service.schema import read_fields
 from credit_client.service.serving import Serving
 from credit_common.record import Record
 
@@ -61,7 +62,8 @@ class Model(BaseModel):
     epsilon: float | None = Field(description="that the release's users are promised, at delta")
     delta: float
     created: str
-    engine: str
+    engine: str = Field(description="torch, onnx or int8")
+    calibrated: bool = Field(description="whether the holder has calibrated it")
     task: str
     fields: list[str]
 
@@ -71,7 +73,7 @@ def make_app(serving: Serving) -> FastAPI:
     reader = serving.reader
     contract = reader.contract
     answer = ANSWERS[contract.task.kind]
-    most = len(scored_fields(contract)) if serving.opened.explain else 0
+    most = len(read_fields(contract)) if explains(contract) else 0
     asked = _asked(most)
     one = create_model("Score", __base__=(answer, Stamp))
     row = create_model("RowScore", __base__=answer, index=(int, ...))
@@ -135,9 +137,10 @@ def make_app(serving: Serving) -> FastAPI:
             "epsilon": opened.release.facts.epsilon,
             "delta": contract.privacy.delta,
             "created": opened.release.facts.created,
-            "engine": opened.kind,
+            "engine": opened.engine.name,
+            "calibrated": opened.calibration is not None,
             "task": contract.task.kind,
-            "fields": [field.name for field in scored_fields(contract)],
+            "fields": [field.name for field in read_fields(contract)],
         }
 
     @app.get("/healthz", response_model=Up, responses=_some(408, 413))
@@ -171,7 +174,7 @@ def _asked(most: int) -> type[BaseModel]:
     return create_model(
         "Asked",
         __config__=ConfigDict(extra="forbid"),
-        reasons=(int, Field(0, ge=0, le=most, description="fields that weigh most on the score")),
+        reasons=(int, Field(0, ge=0, le=most, description="fields that raise the risk most")),
         language=(Literal["en", "zh"], Field("en", description="of the reasons' texts")),
     )
 
@@ -200,7 +203,7 @@ async def _told(serving: Serving, records: list[Record], asked: Any) -> dict[str
     told: dict[str, Any] = {"release": opened.release.digest, "rows": []}
     if records:
         scores = await serving.coalescer.score(opened, records, asked.reasons)
-        rows = tell(opened.contract, scores.scores)
+        rows = answers(opened, scores.scores)
         for row, shares in zip(rows, scores.reasons, strict=True):
             row["reasons"] = reasons_given(opened.contract, shares, asked.language)
         told["rows"] = rows

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_client.service.opened import Opened, Share
+from credit_client.scoring.reasons import Attribution, adverse, attributions
+from credit_client.service.opened import Opened
 from credit_common.record import Record
 
 ROWS = 64
@@ -39,7 +40,7 @@ class Scores:
     """Raw scores (n, outputs) of a request's records, and each one's reasons if asked for."""
 
     scores: NDArray[np.float32]
-    reasons: list[list[Share]]
+    reasons: list[list[Attribution]]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -147,14 +148,14 @@ def _score(pieces: list[_Piece]) -> list[Scores | EngineError]:
 def _pass(pieces: list[_Piece]) -> list[Scores]:
     opened = pieces[0][0].opened
     records = [record for _, piece in pieces for record in piece]
-    scores = opened.engine.score(records)
+    scores = opened.engine.score(records, filled=False)
     if not np.isfinite(scores).all():
         raise FloatingPointError("a score is not finite")
     done, start = [], 0
     for job, piece in pieces:
-        reasons: list[list[Share]] = [[] for _ in piece]
-        if job.most and opened.explain is not None:
-            reasons = opened.explain(opened.engine, piece, job.most)
+        reasons: list[list[Attribution]] = [[] for _ in piece]
+        if job.most:
+            reasons = [adverse(own, job.most) for own in attributions(opened.engine, piece)]
         done.append(Scores(scores=scores[start : start + len(piece)], reasons=reasons))
         start += len(piece)
     return done

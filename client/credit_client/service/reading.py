@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from credit_client.service.refusals import Problem, problems_of
-from credit_client.service.schema import record_model, scored_fields
+from credit_client.service.schema import read_fields, record_model
 from credit_common.contract import Contract
 from credit_common.fields import EventsField
 from credit_common.record import Record, RejectedValueError, Value, make_record, parse_value
@@ -22,7 +22,7 @@ class Reader:
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
         self.model: type[BaseModel] = record_model(contract)
-        self._fields = [(f"f{i}", field) for i, field in enumerate(scored_fields(contract))]
+        self._fields = [(f"f{i}", field) for i, field in enumerate(read_fields(contract))]
 
     def row(self, row: object) -> Record | list[Problem]:
         """A row of a batch, from plain JSON."""

@@ -59,7 +59,7 @@ class Event(BaseModel):
     value: Annotated[float, WithJsonSchema(_ANY_NUMBER)]
 
 
-def scored_fields(contract: Contract) -> tuple[Scored, ...]:
+def read_fields(contract: Contract) -> tuple[Scored, ...]:
     """What a record is scored by; of the times only those that windows of events end at."""
     ends = {field.until for field in contract.fields if isinstance(field, EventsField)}
     return tuple(
@@ -71,12 +71,12 @@ def scored_fields(contract: Contract) -> tuple[Scored, ...]:
 
 
 def record_model(contract: Contract) -> type[BaseModel]:
-    """The model of one record's JSON; its attributes are f0, f1, ... of `scored_fields`.
+    """The model of one record's JSON; its attributes are f0, f1, ... of `read_fields`.
 
     A field that may be missing may be null or left out. No other field is taken.
     """
     made: dict[str, Any] = {}
-    for i, field in enumerate(scored_fields(contract)):
+    for i, field in enumerate(read_fields(contract)):
         kind, schema, words = _told(field)
         if isinstance(field, EventsField):
             told = Field(default=None, alias=field.name, title=field.name, description=words)

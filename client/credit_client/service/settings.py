@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from credit_common.decision import Decision
 from credit_common.errors import CreditError
 
 
@@ -25,6 +26,9 @@ class Settings:
         host, port: Where it listens; port 0 takes a free one.
         workers: Processes; `threads` of the model in each.
         device: As for `device_of`.
+        export: An export to score by, not by PyTorch; {} in it is the name of the release's folder.
+        calibration: The holder's own, of the release; {} as in `export`. None for none.
+        approve_below, decline_from: The holder's own cut-offs; None for the contract's.
         token_file: Bearer tokens, see `access`; None asks for none.
         tls: None for plain HTTP.
         no_access_control: Whether an address that others reach may be served to everybody.
@@ -46,6 +50,10 @@ class Settings:
     workers: int = 1
     threads: int = 1
     device: str = "cpu"
+    export: Path | None = None
+    calibration: Path | None = None
+    approve_below: float | None = None
+    decline_from: float | None = None
     token_file: Path | None = None
     tls: Tls | None = None
     no_access_control: bool = False
@@ -70,6 +78,10 @@ class Settings:
         waiting, batch = self.max_waiting, self.max_batch
         if waiting < batch:
             raise CreditError(f"--max-waiting {waiting}: must be at least --max-batch {batch}")
+        try:
+            Decision(approve_below=self.approve_below, decline_from=self.decline_from)
+        except CreditError as error:
+            raise CreditError(f"--approve-below, --decline-from: {error}") from None
         if not (self.guarded or self.loopback or self.no_access_control):
             raise CreditError(
                 f"--host {self.host} can be reached from elsewhere: give --token-file, or "

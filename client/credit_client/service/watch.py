@@ -31,15 +31,19 @@ class Watch:
         self._serving, self._place, self._open = serving, place, open_
         self._passed: set[Place] = set()
         self._told: set[str] = set()
-        self.now = asyncio.Event()
-        """Set to have it look at once."""
+        self._now = asyncio.Event()
+
+    def look_again(self) -> None:
+        """Look at once, at those that were passed by too: what they lack may be there now."""
+        self._passed.clear()
+        self._now.set()
 
     async def run(self) -> None:
         """Look every second, until cancelled."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.now.wait(), EVERY_SECONDS)
-            self.now.clear()
+                await asyncio.wait_for(self._now.wait(), EVERY_SECONDS)
+            self._now.clear()
             await self.look()
 
     async def look(self) -> bool:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
 import uvicorn
 
+from credit_client.scoring.reference import use_threads
 from credit_client.service.access import Token, read_tokens
 from credit_client.service.app import make_app
 from credit_client.service.connection import configured
@@ -54,7 +54,7 @@ def assemble(settings: Settings, shared: Path) -> Parts:
     """
 
     def open_(release: Release) -> Opened:
-        return open_scorer(release, settings.device)
+        return open_scorer(release, settings)
 
     tokens = read_tokens(settings.token_file) if settings.token_file else ()
     place, opened = open_newest(settings.release, open_)
@@ -98,7 +98,7 @@ def run_worker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its errors show what was sent
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     try:
         parts = assemble(settings, shared)
     except CreditError as error:
@@ -109,7 +109,7 @@ def run_worker(
         loop = asyncio.get_running_loop()
 
         def look() -> None:
-            parts.watch.now.set()
+            parts.watch.look_again()
             if settings.token_file is not None:
                 parts.door.tokens = _tokens_anew(settings.token_file, parts.door.tokens)
 

@@ -7,6 +7,10 @@ import pandas as pd
 import pytest
 
 from credit_client.scoring.batch import score_file
+from credit_client.scoring.export import export
+from credit_client.scoring.reasons import adverse, attributions
+from credit_client.scoring.reference import open_reference
+from credit_client.shard import read_shard
 from credit_common.release import open_release
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -68,6 +72,58 @@ def test_band_and_decision_follow_the_contract(text_service, applicants):
         assert (row["band"], row["decision"]) == (band, decision)
         seen |= {band, decision}
     assert len(seen) >= 4
+
+
+REASONS = {
+    "age": {"en": "Your age", "zh": "您的年龄"},
+    "orders": {"en": "Recent orders", "zh": "近期订单"},
+}
+
+
+def test_reasons_are_those_of_the_engine_in_the_words_of_the_contract(
+    serve_here, write_of, applicants, as_row, tmp_path
+):
+    folder = write_of(tmp_path / "release", 7, model={"train": ["wide"]}, reasons=REASONS)
+    here = serve_here(folder)
+    records = applicants(6)
+    rows = [as_row(record, f"u{i}") for i, record in enumerate(records)]
+    pd.DataFrame(rows).to_csv(tmp_path / "shard.csv", index=False)
+    contract = open_release(folder).contract
+    read = read_shard(tmp_path / "shard.csv", contract, require_label=False)
+    users = sorted((*read.train, *read.holdout), key=lambda user: user.row)
+    every = attributions(open_reference(open_release(folder)), [user.record for user in users])
+    many = here.client.post(
+        "/v1/scores", json={"records": records}, params={"reasons": 8, "language": "zh"}
+    ).json()["scores"]
+    for record, own, row in zip(records, every, many, strict=True):
+        expected = adverse(own, 8)
+        told = here.post(record, reasons=2).json()["reasons"]
+        assert [one["field"] for one in told] == [one.field for one in expected[:2]]
+        assert [one["field"] for one in row["reasons"]] == [one.field for one in expected]
+        shares = [one["share"] for one in row["reasons"]]
+        assert np.abs(np.array(shares) - [one.share for one in expected]).max() < 1e-5
+        for one in told:
+            known = {"age": "Your age", "orders": "Recent orders"}
+            assert one["text"] == known.get(one["field"], f"Information on: {one['field']}")
+        chinese = {one["field"]: one["text"] for one in row["reasons"]}
+        assert chinese.get("age", "您的年龄") == "您的年龄"
+    assert {one["field"] for row in many for one in row["reasons"]} >= {"age", "orders"}
+    assert here.post(records[0]).json()["reasons"] == []
+    assert here.post(records[0], reasons=9).status_code == 422
+
+
+@pytest.mark.slow
+def test_an_export_serves_as_the_reference_does(
+    serve_here, text_service, release, applicants, tmp_path
+):
+    export(open_release(release), tmp_path / "exports" / "release", "float32", [])
+    here = serve_here(release, export=tmp_path / "exports" / "{}")
+    assert here.client.get("/v1/model").json()["engine"] == "onnx"
+    records = {"records": applicants(20)}
+    own = here.client.post("/v1/scores", json=records).json()["scores"]
+    reference = text_service.client.post("/v1/scores", json=records).json()["scores"]
+    for one, other in zip(own, reference, strict=True):
+        assert abs(one["pd"] - other["pd"]) < 1e-5
 
 
 BAD = {

@@ -20,7 +20,7 @@ class Engine:
         if not held:
             self.go.set()
 
-    def score(self, records):
+    def score(self, records, filled=True):
         numbers = [record.values["x"] for record in records]
         self.passes.append(numbers)
         assert self.go.wait(10)
@@ -45,8 +45,8 @@ async def running(waiting=1000, deadline=10.0):
         await asyncio.gather(task, return_exceptions=True)
 
 
-def opened(engine, explain=None):
-    return Opened(release=None, engine=engine, explain=explain)
+def opened(engine):
+    return Opened(release=None, engine=engine)
 
 
 async def begun(engine, passes=1):

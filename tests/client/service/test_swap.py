@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from credit_client.scoring.calibration import Calibration, write_calibration
 from credit_client.service import watch
 from credit_client.service.places import complete, open_newest, places
 from credit_common.errors import CreditError, WireError
@@ -157,6 +158,39 @@ def test_a_link_that_is_set_anew_is_a_newer_release(serve_here, made, tmp_path, 
     until(lambda: here.post(record).json()["release"] == digest(made / "001"))
 
 
+def test_a_newer_release_waits_for_its_calibration(
+    serve_here, releases, made, applicants, tmp_path
+):
+    files = tmp_path / "calibrations"
+    files.mkdir()
+
+    def calibrate(number, slope):
+        own = Calibration(
+            method="platt", release=digest(made / number), users=900, slope=slope, intercept=0.4
+        )
+        write_calibration(files / f"{number}.json", own)
+
+    calibrate("001", 1.5)
+    rules = {"approve_below": 0.2, "decline_from": 0.5}
+    here = serve_here(releases, calibration=files / "{}.json", **rules)
+    record = applicants(1)[0]
+    told = here.post(record).json()
+    expected = 1 / (1 + np.exp(-(1.5 * told["logit"] + 0.4)))
+    assert told["calibrated_pd"] == pytest.approx(expected)
+    assert told["pd"] == pytest.approx(1 / (1 + np.exp(-told["logit"])))
+    assert told["decision"] == ("approve" if expected < 0.2 else "refer")
+    assert here.client.get("/v1/model").json()["calibrated"] is True
+
+    shutil.copytree(made / "002", releases / ".2").rename(releases / "002")
+    until(lambda: here.figure("credit_swaps_total", outcome="broken") == 1)
+    assert here.post(record).json()["release"] == digest(made / "001")
+    calibrate("002", 2.5)
+    here.parts.watch.look_again()
+    until(lambda: here.post(record).json()["release"] == digest(made / "002"))
+    told = here.post(record).json()
+    assert told["calibrated_pd"] == pytest.approx(1 / (1 + np.exp(-(2.5 * told["logit"] + 0.4))))
+
+
 def test_places_are_complete_releases_the_newest_first(made, tmp_path):
     for name in ("002", "010", "0009"):
         shutil.copytree(made / "001", tmp_path / name)
@@ -198,10 +232,10 @@ def test_a_running_request_is_finished_and_new_ones_are_refused_at_the_end(
     engine = here.parts.serving.opened.engine
     true = type(engine).score
 
-    def slow(records):
+    def slow(records, **options):
         inside.set()
         assert go.wait(20)
-        return true(engine, records)
+        return true(engine, records, **options)
 
     object.__setattr__(engine, "score", slow)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from credit_client.service.answers import (
     ANSWERS,
+    Language,
     Rejected,
     Stamp,
     answers,
@@ -78,7 +79,10 @@ def make_app(serving: Serving) -> FastAPI:
     one = create_model("Score", __base__=(answer, Stamp))
     row = create_model("RowScore", __base__=answer, index=(int, ...))
     many = create_model(
-        "Scores", __base__=Stamp, scores=(list[row], ...), rejects=(list[Rejected], ...)
+        "Scores",
+        __base__=Stamp,
+        scores=(list[row], ...),  # type: ignore[valid-type]
+        rejects=(list[Rejected], ...),
     )
     batch = _batch(serving.settings.max_batch)
 
@@ -162,7 +166,6 @@ def make_app(serving: Serving) -> FastAPI:
     @app.get("/metrics", response_class=PlainTextResponse, responses=_some(401, 408, 413, 429))
     async def metrics() -> Response:
         """All workers' figures, for Prometheus."""
-        serving.figures.waiting.set(serving.coalescer.waiting)
         return Response(serving.figures.text(), media_type="text/plain; version=0.0.4")
 
     _describe(app, guarded=serving.settings.token_file is not None)
@@ -175,13 +178,13 @@ def _asked(most: int) -> type[BaseModel]:
         "Asked",
         __config__=ConfigDict(extra="forbid"),
         reasons=(int, Field(0, ge=0, le=most, description="fields that raise the risk most")),
-        language=(Literal["en", "zh"], Field("en", description="of the reasons' texts")),
+        language=(Language, Field("en", description="of the reasons' texts")),
     )
 
 
 def _batch(most: int) -> type[BaseModel]:
     """A batch's body. Its rows may be anything: each is refused or scored by itself."""
-    schema = {"anyOf": [{"$ref": "#/components/schemas/Record"}, {}]}
+    schema: dict[str, Any] = {"anyOf": [{"$ref": "#/components/schemas/Record"}, {}]}
     rows = Field(min_length=1, max_length=most, json_schema_extra={"items": schema})
     return create_model(
         "Batch", __config__=ConfigDict(extra="forbid", strict=True), records=(list[Any], rows)

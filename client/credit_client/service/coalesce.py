@@ -54,8 +54,8 @@ class _Job:
 
 
 _Piece = tuple[_Job, Sequence[Record]]
-OnPass = Callable[[int, float], None]
-"""Called after each pass with its records and seconds."""
+OnPass = Callable[[int, float, int], None]
+"""Called after each pass with its records, its seconds, and the records that wait then."""
 
 
 class Coalescer:
@@ -104,7 +104,7 @@ class Coalescer:
                 start = time.perf_counter()
                 done = await loop.run_in_executor(self._thread, _score, pieces)
                 rows = sum(len(records) for _, records in pieces)
-                self._on_pass(rows, time.perf_counter() - start)
+                self._on_pass(rows, time.perf_counter() - start, self.waiting)
                 for (job, _), part in zip(pieces, done, strict=True):
                     _settle(job, part)
         finally:

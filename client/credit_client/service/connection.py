@@ -115,8 +115,7 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
 
 def configured(app: Any, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the app: it says nothing, and believes no header about who calls."""
-    context = settings.tls and tls_context(settings.tls)
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         http=protocol(settings),
         ws="none",
@@ -129,8 +128,11 @@ def configured(app: Any, settings: Settings) -> uvicorn.Config:
         limit_concurrency=BACKLOG,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
-        ssl_context_factory=(lambda *_: context) if context else None,
     )
+    config.load()
+    if settings.tls is not None:
+        config.ssl = tls_context(settings.tls)  # uvicorn's own allows TLS 1.2
+    return config
 
 
 def _common_name(certificate: Any) -> str:

@@ -64,8 +64,9 @@ class Figures:
         )
         self.workers = Counter("credit_workers_started", "Workers, anew ones too", registry=own)
 
-    def passed(self, rows: int, seconds: float) -> None:
-        """A pass of the model is done."""
+    def passed(self, rows: int, seconds: float, waiting: int) -> None:
+        """A pass of the model is done, and so many records wait for the next."""
+        self.waiting.set(waiting)
         self.passes.inc()
         self.pass_rows.observe(rows)
         self.pass_seconds.observe(seconds)
@@ -75,5 +76,5 @@ class Figures:
         if DIRECTORY not in os.environ:
             return generate_latest(self._registry)
         every = CollectorRegistry()
-        MultiProcessCollector(every)
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
         return generate_latest(every)

@@ -58,8 +58,8 @@ def open_scorer(release: Release, settings: Settings) -> Opened:
         calibration = read_calibration(_of(settings.calibration, release), release.digest)
     decision = contract.decision
     if settings.approve_below is not None or settings.decline_from is not None:
-        cut_offs = {"approve_below": settings.approve_below, "decline_from": settings.decline_from}
-        decision = replace(decision, **cut_offs)
+        approve, decline = settings.approve_below, settings.decline_from
+        decision = replace(decision, approve_below=approve, decline_from=decline)
     engine = _engine(release, settings)
     scores = engine.score([reference_record(engine.contract)], filled=False)
     if not np.isfinite(scores).all():

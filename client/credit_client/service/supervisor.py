@@ -81,7 +81,8 @@ class _Worker:
         self.process.join()
         self.channel.close()
         assert self.process.pid is not None
-        mark_process_dead(self.process.pid)  # its figures count on, but for those of now
+        # Its figures count on, but for those of now.
+        mark_process_dead(self.process.pid)  # type: ignore[no-untyped-call]
         self.process.close()
 
 

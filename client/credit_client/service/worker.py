@@ -62,9 +62,7 @@ def assemble(settings: Settings, shared: Path) -> Parts:
     serving = Serving(opened, settings, figures)
     buckets = Buckets(shared / "buckets", rate=settings.rate, burst=settings.burst)
     door = Door(make_app(serving), settings, figures, tokens=tokens, buckets=buckets)
-    config = configured(door, settings)
-    config.load()
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configured(door, settings))
     serving.draining = door.draining = lambda: server.should_exit
     figures.workers.inc()
     return Parts(server=server, serving=serving, door=door, watch=Watch(serving, place, open_))

@@ -73,7 +73,7 @@ def test_what_waits_while_a_pass_runs_goes_into_the_next_one(contract):
             done = await asyncio.gather(*jobs)
         assert [numbers(own) for own in done] == [[2.0 * i] for i in range(31)]
         assert [len(pass_) for pass_ in engine.passes] == [1, 30]
-        assert [rows for rows, _ in passes] == [1, 30]
+        assert [(rows, left) for rows, _, left in passes] == [(1, 30), (30, 0)]
 
     asyncio.run(main())
 

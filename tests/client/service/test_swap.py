@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from credit_client.scoring.calibration import Calibration, write_calibration
+from credit_client.scoring.engine import Engine
 from credit_client.service import watch
 from credit_client.service.places import complete, open_newest, places
 from credit_common.errors import CreditError, WireError
@@ -224,32 +225,56 @@ def test_a_path_without_a_release_is_refused(tmp_path, name):
         complete(tmp_path / name)
 
 
+class Held:
+    """A service's model, which scores when it may."""
+
+    def __init__(self, monkeypatch):
+        self.inside, self.go = threading.Event(), threading.Event()
+        true = Engine.score
+
+        def score(engine, records, *arguments, **options):
+            self.inside.set()
+            assert self.go.wait(20)
+            return true(engine, records, *arguments, **options)
+
+        monkeypatch.setattr(Engine, "score", score)
+
+
 def test_a_running_request_is_finished_and_new_ones_are_refused_at_the_end(
-    serve_here, made, applicants
+    serve_here, made, applicants, monkeypatch
 ):
     here = serve_here(made / "001")
-    inside, go = threading.Event(), threading.Event()
-    engine = here.parts.serving.opened.engine
-    true = type(engine).score
-
-    def slow(records, **options):
-        inside.set()
-        assert go.wait(20)
-        return true(engine, records, **options)
-
-    object.__setattr__(engine, "score", slow)
+    held = Held(monkeypatch)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         running = pool.submit(here.post, applicants(1)[0])
-        assert inside.wait(20)
+        assert held.inside.wait(20)
         here.parts.server.should_exit = True
         until(lambda: not _accepts(here.port))
-        go.set()
+        held.go.set()
         answer = running.result(20)
     assert answer.status_code == 200
     assert answer.json()["release"] == digest(made / "001")
     assert answer.headers["connection"] == "close"
     here.thread.join(20)
     assert not here.thread.is_alive()
+
+
+def test_what_cannot_be_scored_in_time_is_told_to_come_again(
+    serve_here, made, applicants, monkeypatch
+):
+    here = serve_here(made / "001", deadline=0.5, max_waiting=2, max_batch=2)
+    held = Held(monkeypatch)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(here.post, applicants(1)[0])]
+        assert held.inside.wait(20)
+        jobs += [pool.submit(here.post, record) for record in applicants(3)]
+        answers = [job.result(20) for job in jobs]
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.headers["retry-after"] for answer in answers} == {"1"}
+    reasons = [answer.json()["detail"][0]["reason"] for answer in answers]
+    assert sorted(reasons) == ["the deadline has passed"] * 3 + ["too many requests are waiting"]
+    held.go.set()
+    until(lambda: here.post(applicants(1)[0]).status_code == 200)
 
 
 def _accepts(port):

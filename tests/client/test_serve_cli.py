@@ -194,6 +194,19 @@ def test_workers_end_when_their_supervisor_is_killed(made, command):
     until(lambda: not Path(f"/proc/{worker}").exists() or _zombie(worker))
 
 
+@pytest.mark.slow
+def test_what_only_a_worker_finds_out_is_one_line_too(made, command, tmp_path):
+    nowhere = tmp_path / "nowhere.json"
+    serve = command(
+        "--release", made / "001", "--port", 0, "--workers", 1, "--calibration", nowhere
+    )
+    out, err = serve.process.communicate(timeout=90)
+    assert (serve.process.returncode, out) == (1, "")
+    assert err.splitlines() == [
+        f"credit-client: cannot read the calibration {nowhere}: No such file or directory"
+    ]
+
+
 def _zombie(pid):
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] == "Z"
 

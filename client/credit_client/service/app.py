@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.exceptions import HTTPException
 
@@ -163,7 +163,10 @@ def make_app(serving: Serving) -> FastAPI:
             return JSONResponse({"status": "draining"}, 503)
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_some(401, 408, 413, 429))
+    plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    # A response class of its own would stand for the refusals too, which are JSON.
+    @app.get("/metrics", response_class=Response, responses={**plain, **_some(401, 408, 413, 429)})
     async def metrics() -> Response:
         """All workers' figures, for Prometheus."""
         return Response(serving.figures.text(), media_type="text/plain; version=0.0.4")

@@ -163,10 +163,12 @@ def make_app(serving: Serving) -> FastAPI:
             return JSONResponse({"status": "draining"}, 503)
         return {"status": "ok"}
 
-    plain = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
     # A response class of its own would stand for the refusals too, which are JSON.
-    @app.get("/metrics", response_class=Response, responses={**plain, **_some(401, 408, 413, 429)})
+    @app.get(
+        "/metrics", response_class=Response, responses={200: text, **_some(401, 408, 413, 429)}
+    )
     async def metrics() -> Response:
         """All workers' figures, for Prometheus."""
         return Response(serving.figures.text(), media_type="text/plain; version=0.0.4")

@@ -8,6 +8,8 @@ from starlette.responses import JSONResponse
 
 LONGEST_NAME = 64
 """Characters of an unknown field's name that are told back."""
+MOST_PROBLEMS = 50
+"""Problems that are told of one record: an answer must not be larger than what was sent."""
 
 _REASONS = {
     "missing": "missing",
@@ -57,7 +59,7 @@ def problems_of(errors: Sequence[Any], depth: int = 0) -> list[Problem]:
         errors: What pydantic or FastAPI list.
         depth: Parts of a place that stand before the field: 1 where it begins with "body".
     """
-    return [_problem(error, depth) for error in errors]
+    return [_problem(error, depth) for error in errors[:MOST_PROBLEMS]]
 
 
 def refuse(

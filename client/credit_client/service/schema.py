@@ -117,7 +117,7 @@ def _told(field: Scored) -> tuple[Any, dict[str, Any], str]:
         empty = {"type": "string", "pattern": _MISSING}
         return _text(), {"anyOf": [*_times(field.format), empty]}, words + _missing_words(field)
     words = f"Events in any order; the {field.max_events} latest ones up to {field.until} count. "
-    kind = Annotated[list[Event], Field(max_length=MOST_EVENTS)]
+    kind = Annotated[list[Event], Field(max_length=MOST_EVENTS, fail_fast=True)]
     return kind, {}, words + _missing_words(field)
 
 

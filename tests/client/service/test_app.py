@@ -183,6 +183,16 @@ def test_every_bad_field_is_named(text_service, applicants):
     assert named == ["income", "job", "at"]
 
 
+def test_an_answer_does_not_grow_with_what_is_wrong(text_service, applicants):
+    record = applicants(1)[0]
+    many = {**record, **{f"x{i}": 1 for i in range(20_000)}}
+    answer = text_service.post(many)
+    assert answer.status_code == 422
+    assert len(answer.json()["detail"]) == 50
+    answer = text_service.post({**record, "orders": [1] * 200_000})
+    assert [problem["loc"] for problem in answer.json()["detail"]] == [["orders", 0]]
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [

@@ -16,7 +16,18 @@ def test_every_arm_scores_the_same_file_as_the_plain_loop(capsys, monkeypatch):
 
     monkeypatch.setattr(export, "AUC_CLOSE", 0.1)  # of a few hundred users
     monkeypatch.setattr("credit_simulations.bench.scoring.HOLDERS", 2)
-    asked = ["bench", "scoring", "--data", "german", "--rows", "90", "--repeats", "1"]
+    asked = [
+        "bench",
+        "scoring",
+        "--data",
+        "german",
+        "--rows",
+        "90",
+        "--repeats",
+        "1",
+        "--load-seconds",
+        "2",
+    ]
     assert main([*asked, "--format", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     arms = {row["arm"]: row for row in told["rows"]}
@@ -28,3 +39,6 @@ def test_every_arm_scores_the_same_file_as_the_plain_loop(capsys, monkeypatch):
     assert arms["plain loop"]["over_plain"] == 1.0
     assert told["batch_over_plain"] == arms["onnx int8"]["over_plain"] > 0
     assert told["auc_difference_int8"] < 0.1
+    assert told["failed_during_swap"] == 0
+    assert told["p99_ms"] > 0
+    assert "2 releases answered during the swap" in " ".join(told["notes"])

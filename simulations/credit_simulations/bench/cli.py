@@ -39,7 +39,7 @@ def _add_rounds(which: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _add_scoring(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     scoring = which.add_parser(
         "scoring",
-        help="rows a second of scoring a file, beside a plain loop of transformers and peft",
+        help="rows a second of scoring a file beside a plain loop; the service under load",
     )
     scoring.add_argument(
         "--data",
@@ -48,6 +48,13 @@ def _add_scoring(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     scoring.add_argument("--rows", type=_counted, default=2000, metavar="N", help="scored (2000)")
     scoring.add_argument("--repeats", type=_counted, default=3, metavar="N")
+    scoring.add_argument(
+        "--load-seconds",
+        type=_counted_or_none,
+        default=30,
+        metavar="N",
+        help="of each of two loads of the service, 0 for none (30)",
+    )
     scoring.add_argument("--format", default="table", choices=STYLES)
     scoring.set_defaults(command=_scoring)
 
@@ -57,7 +64,8 @@ def _scoring(options: argparse.Namespace) -> int:
     from credit_simulations.bench.scoring import measure_scoring
 
     names = options.data.split(",")
-    show(measure_scoring(names, options.rows, options.repeats, _stage), options.format)
+    measured = measure_scoring(names, options.rows, options.repeats, options.load_seconds, _stage)
+    show(measured, options.format)
     return 0
 
 

@@ -5,6 +5,7 @@ output too. Models are open before the clock starts.
 """
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from credit_common.release import Release, open_release
 from credit_simulations.bench.measured import Measured, Value
 from credit_simulations.bench.plain import PlainLoop
 from credit_simulations.bench.released import train_release
+from credit_simulations.bench.service import RATE, Served, measure_service
 
 HOLDERS = 5
 TRAINING_USERS = 1500
@@ -37,7 +39,7 @@ PLAIN, TORCH, ONNX, INT8 = "plain loop", "torch", "onnx", "onnx int8"
 
 
 def measure_scoring(
-    names: list[str], rows: int, repeats: int, stage: Callable[[str], None]
+    names: list[str], rows: int, repeats: int, load_seconds: float, stage: Callable[[str], None]
 ) -> Measured:
     """Rows a second and distance from the plain loop, by data set.
 
@@ -45,30 +47,40 @@ def measure_scoring(
         names: Packaged data sets.
         rows: Of the biggest holder's file, that are scored.
         repeats: The arms take turns in each.
+        load_seconds: Of each of two loads of the service; 0 leaves it out.
         stage: Told what begins.
     """
     use_threads(1)
     told: list[dict[str, Value]] = []
     refused: list[str] = []
+    served: list[Served] = []
     for name in names:
         with TemporaryDirectory(prefix="credit-sim-") as folder:
             told += _measure(name, Path(folder), rows, repeats, stage, refused)
+            if load_seconds and not served:
+                stage(f"{name}: the service under load")
+                served.append(_served(Path(folder), load_seconds))
     fastest = {arm: [row for row in told if row["arm"] == arm] for arm in (ONNX, INT8)}
     return Measured(
         title="scoring a file, one thread",
         command=f"credit-sim bench scoring --data {','.join(names)} --rows {rows} "
-        f"--repeats {repeats}",
+        f"--repeats {repeats} --load-seconds {load_seconds:g}",
         figures={
             "batch_over_plain": _least(fastest[INT8], "over_plain"),
             "batch_over_plain_float32": _least(fastest[ONNX], "over_plain"),
-            "pd_difference_max": _most(fastest[ONNX], "pd_difference_max"),
+            "pd_difference_max": max(
+                [_most(fastest[ONNX], "pd_difference_max") or 0.0]
+                + [each.pd_difference for each in served]
+            ),
             "auc_difference_int8": _most(fastest[INT8], "auc_difference"),
+            **_load_figures(served),
         },
         rows=told,
         notes=(
             "The file is read and parsed by the same code in every arm; the plain loop pads to "
             "its longest text and writes nothing. Medians of paired repetitions, wall time.",
             *refused,
+            *(_load_note(each) for each in served),
         ),
     )
 
@@ -124,6 +136,34 @@ def _measure(
         }
         for arm in runs
     ]
+
+
+def _served(folder: Path, seconds: float) -> Served:
+    release = open_release(folder / "release")
+    records = _records(release, folder / "shard.parquet")
+    home = folder / "served"
+    home.mkdir()
+    return measure_service(release, records, home, seconds, os.cpu_count() or 1)
+
+
+def _load_figures(served: list[Served]) -> dict[str, Value]:
+    if not served:
+        return {"p99_over_single": None, "p99_ms": None, "failed_during_swap": None}
+    (found,) = served
+    return {
+        "p99_over_single": round(found.p99_ms / found.single_ms, 2),
+        "p99_ms": round(found.p99_ms, 2),
+        "failed_during_swap": found.failed_during_swap,
+    }
+
+
+def _load_note(found: Served) -> str:
+    return (
+        f"Service, ONNX float32: {found.requests} single requests at {RATE:g} a second; the "
+        f"model's own time for a row {found.single_ms:.2f} ms, median {found.p50_ms:.2f}, p99 "
+        f"{found.p99_ms:.2f}, during the swap {found.swap_p99_ms:.2f}; {found.releases} releases "
+        f"answered during the swap; {found.failed + found.failed_during_swap} failed."
+    )
 
 
 def _ours(

@@ -27,7 +27,6 @@ from credit_simulations.bench.quality import (
     Judged,
     default_difference,
     judge_arms,
-    paired_error,
 )
 from credit_simulations.bench.texts import MAIN, TextSet, load_texts
 from credit_simulations.bench.timing import (

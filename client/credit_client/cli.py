@@ -5,6 +5,7 @@
     credit-client --shard FILE --server HOST:PORT                  join and train
     credit-client accept BUNDLE                                    agree to an amended contract
     credit-client score --release DIR --shard FILE --out FILE      score a file
+    credit-client validate --release DIR --shard FILE              judge a release on a file
     credit-client forget                                           delete what a killed one left
     credit-client ledger | manifest | report | verify-report       see `credit_client.records_cli`
 
@@ -22,6 +23,7 @@ from typing import Any
 
 from credit_client.cache_cli import add_cache_options, add_forget, cache_of, foretold, show_foretold
 from credit_client.records_cli import add_record_commands
+from credit_client.validate_cli import add_validate
 from credit_common.bundle import parse_address, read_bundle
 from credit_common.certificates import request_fingerprint
 from credit_common.command import (
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         add_home(command, HOME)
     add_forget(commands, HOME)
     add_record_commands(commands, HOME)
+    add_validate(commands)
     return parser
 
 

@@ -1,7 +1,7 @@
 """The wide part of a model as a scorecard: a table of points by field and cell.
 
-The wide part is linear in a record's cells, and points are linear in the logit, so it can be written
-out whole:
+The wide part is linear in a record's cells, and points are linear in the logit, so that it can be
+written out whole:
 
     points of the wide part's score = base + the sum over fields of the points of the record's cell
 

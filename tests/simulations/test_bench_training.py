@@ -14,7 +14,6 @@ from credit_common.backbone import load_tokenizer, resolve_backbone, token_ids
 from credit_common.contract import parse_contract
 from credit_common.errors import FetchError
 from credit_common.fields import CategoryField, NumberField
-from credit_common.metrics import auc_exact
 from credit_common.text import record_text
 from credit_simulations.bench import training
 from credit_simulations.bench.compared import QUICK

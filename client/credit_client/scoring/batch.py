@@ -6,19 +6,16 @@ file: texts are padded by their own length, and batches always have the same num
 """
 
 import csv
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from credit_client.complete import check_place, complete
 from credit_client.mapping import ShardMapping
 from credit_client.scoring.points import (
     class_probabilities,
@@ -105,7 +102,7 @@ def score_file(
         raise ShardError(f"limit = {limit}: must be at least 1")
     rejects = out.with_name(out.name.removesuffix(".csv") + ".rejects.csv")
     for path in (out, rejects):
-        _check_place(path, shard, release, overwrite)
+        check_place(path, shard, release, overwrite)
     opened = open_release(release)
     contract, mapping = opened.contract, mapping or ShardMapping()
     read = read_shard(shard, contract, mapping=mapping, require_label=False)
@@ -114,7 +111,7 @@ def score_file(
     model = open_model(opened, device)
     scores = score_records(model, [example.record for example in examples], on_progress)
     columns, told = _told(contract, scores)
-    with _complete(out) as file:
+    with complete(out, "the scores") as file:
         writer = csv.writer(file)
         writer.writerow(["row", contract.record.user, *columns])
         for example, user, cells in zip(examples, ids, told, strict=True):
@@ -227,33 +224,3 @@ def _user_ids(
             raise ShardError(f"{path}: has changed while it was read")
         ids.append(raw if isinstance(raw, str) else code_of(raw))
     return ids
-
-
-def _check_place(path: Path, shard: Path, release: Path, overwrite: bool) -> None:
-    if path.exists():
-        if shard.exists() and path.samefile(shard):
-            raise ShardError(f"{path}: is the shard itself, and would be lost")
-        if not overwrite:
-            raise ShardError(f"{path}: exists already; --overwrite replaces it")
-        if not path.is_file():
-            raise ShardError(f"{path}: is not a file, and is not replaced")
-    if path.resolve().is_relative_to(release.resolve()):
-        raise ShardError(f"{path}: is inside the release, which would no longer be one")
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):  # before the work is done
-        raise ShardError(f"{path}: its folder does not exist or cannot be written to")
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[TextIO]:
-    """A file beside `path` that takes its place when the block ends without an error."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-        draft = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                yield file
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise ShardError(f"cannot write the scores to {path}: {error.strerror}") from None

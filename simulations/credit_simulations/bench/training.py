@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from credit_common.delong import paired_error
 from credit_common.errors import FetchError
 from credit_simulations.bench.compared import (
     Compared,

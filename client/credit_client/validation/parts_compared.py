@@ -89,7 +89,8 @@ def period_blocks(periods: OutOfTime) -> list[Block]:
         moved = {"stable": "stable", "shift": "have shifted", "large": "have moved much"}
         blocks.append(
             f"PSI of the scores over tenths of the first period: {four(periods.psi)} "
-            f"({moved[str(periods.psi_band)]})."
+            f"({moved[str(periods.psi_band)]}); where nothing moves, so many users have about "
+            f"{four(periods.psi_by_chance)} by chance."
         )
     else:
         blocks.append("PSI is not told: a period has fewer than 50 users.")

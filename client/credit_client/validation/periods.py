@@ -45,6 +45,8 @@ class OutOfTime:
         psi: Population stability index over tenths of the first period's scores; None where a
             period has fewer than 50 users.
         psi_band: As `stability.psi_band` names it.
+        psi_by_chance: What it is on average on so many users where nothing has moved, to first
+            order: (bands - 1)(1 / users before + 1 / users after).
     """
 
     since: str
@@ -53,6 +55,7 @@ class OutOfTime:
     untimed: int
     psi: float | None
     psi_band: str | None
+    psi_by_chance: float | None
 
 
 def out_of_time(sample: Sample, since: date) -> OutOfTime:
@@ -68,7 +71,11 @@ def out_of_time(sample: Sample, since: date) -> OutOfTime:
         if not own.any():
             raise ShardError(f"--from {since}: no user has a time {words}")
     enough = min(early.sum(), late.sum()) >= FEWEST
-    moved = score_psi(sample.logits[early], sample.logits[late]) if enough else None
+    moved = chance = None
+    if enough:
+        moved = score_psi(sample.logits[early], sample.logits[late])
+        bands = np.unique(band_of(sample.logits[early])).size
+        chance = float((bands - 1) * (1 / early.sum() + 1 / late.sum()))
     return OutOfTime(
         since=since.isoformat(),
         before=_period(sample, times, early),
@@ -76,6 +83,7 @@ def out_of_time(sample: Sample, since: date) -> OutOfTime:
         untimed=int(np.isnan(times).sum()),
         psi=moved,
         psi_band=None if moved is None else psi_band(moved),
+        psi_by_chance=chance,
     )
 
 

@@ -17,6 +17,8 @@ from credit_common.decision import Decision
 from credit_common.errors import ContractError
 
 LGD, EXPOSURE = 0.45, 1.0
+APPROVE, DECLINE = "approve below", "decline from"
+"""Names of the cut-offs in force."""
 STEPS = 20
 """Cut-offs of the grid, each approving a twentieth of the users more."""
 
@@ -94,8 +96,8 @@ def marked(contract: Contract, decision: Decision) -> tuple[tuple[str, float], .
     if decision.approve_below is None or decision.decline_from is None:
         return (("base rate", contract.task.base_rate),)
     if decision.approve_below == decision.decline_from:
-        return (("approve below", decision.approve_below),)
-    return (("approve below", decision.approve_below), ("decline from", decision.decline_from))
+        return ((APPROVE, decision.approve_below),)
+    return ((APPROVE, decision.approve_below), (DECLINE, decision.decline_from))
 
 
 def cut_off_table(

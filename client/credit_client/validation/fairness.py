@@ -12,7 +12,6 @@ few people.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,10 +117,11 @@ def fairness(
         groups = tuple(_group(name, codes == name, sample) for name in names)
         judged = [group.name for group in groups if group.judged]
         own = np.isin(codes, judged)
-        at = ()
+        at: tuple[AtCutOff, ...] = ()
         if len(judged) > 1:
             at = tuple(
-                _at(mark, pd, sample.pds[own], sample.labels[own], codes[own]) for mark, pd in marks
+                _at(mark, pd, sample.pds[own], sample.labels[own], codes[own], judged)
+                for mark, pd in marks
             )
         found.append(Fairness(field=field.name, groups=groups, at=at))
     return tuple(found)
@@ -157,51 +157,50 @@ def _at(
     pds: NDArray[np.float64],
     labels: NDArray[np.int64],
     codes: NDArray[np.str_],
+    names: Sequence[str],
 ) -> AtCutOff:
     from fairlearn.metrics import (
         MetricFrame,
-        demographic_parity_difference,
-        demographic_parity_ratio,
-        equalized_odds_difference,
-        equalized_odds_ratio,
         false_positive_rate,
         selection_rate,
         true_positive_rate,
     )
 
     repaid, approved = 1 - labels, (pds < pd).astype(np.int64)
+    # Two frames a cut-off: fairlearn's functions for each figure would make one each, slowly.
+    parity = MetricFrame(
+        metrics=selection_rate, y_true=repaid, y_pred=approved, sensitive_features=codes
+    )
+    ratio = float(parity.ratio()) if approved.any() else None
     whole = [str(code) for code in np.unique(codes) if _both(labels[codes == code])]
-    usual: dict[str, Any] = {"y_pred": approved, "sensitive_features": codes}
-    rates = MetricFrame(metrics=selection_rate, y_true=repaid, **usual).by_group
-    parity = {"y_true": repaid, **usual}
-    ratio = float(demographic_parity_ratio(**parity)) if approved.any() else None
-    own = np.isin(codes, whole)
-    odds: dict[str, Any] = {
-        "y_true": repaid[own],
-        "y_pred": approved[own],
-        "sensitive_features": codes[own],
-    }
-    shares = {
-        name: MetricFrame(metrics=metric, **odds).by_group
-        for name, metric in (("good", true_positive_rate), ("bad", false_positive_rate))
-        if whole
-    }
-    both_approve = bool(whole) and all(frame.max() > 0 for frame in shares.values())
+    shares = difference = odds_ratio = None
+    if whole:
+        own = np.isin(codes, whole)
+        odds = MetricFrame(
+            metrics={"good": true_positive_rate, "bad": false_positive_rate},
+            y_true=repaid[own],
+            y_pred=approved[own],
+            sensitive_features=codes[own],
+        )
+        shares = odds.by_group
+        if len(whole) > 1:
+            difference = float(odds.difference().max())
+            odds_ratio = float(odds.ratio().min()) if (shares.max() > 0).all() else None
     return AtCutOff(
         mark=mark,
         pd=pd,
         groups=tuple(
             Rates(
-                name=str(code),
-                approved=float(rates[code]),
+                name=code,
+                approved=float(parity.by_group[code]),
                 approved_good=float(shares["good"][code]) if code in whole else None,
                 approved_bad=float(shares["bad"][code]) if code in whole else None,
             )
-            for code in dict.fromkeys(codes.tolist())
+            for code in names
         ),
-        parity_difference=float(demographic_parity_difference(**parity)),
+        parity_difference=float(parity.difference()),
         parity_ratio=ratio,
-        odds_difference=float(equalized_odds_difference(**odds)) if len(whole) > 1 else None,
-        odds_ratio=float(equalized_odds_ratio(**odds)) if len(whole) > 1 and both_approve else None,
+        odds_difference=difference,
+        odds_ratio=odds_ratio,
         four_fifths=None if ratio is None else ratio >= FOUR_FIFTHS,
     )

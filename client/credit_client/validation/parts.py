@@ -110,7 +110,7 @@ def _judged(study: Study) -> list[Block]:
             f"{judged.file}: {plural(judged.rows, 'row')}, {judged.rejected} rejected, "
             f"{plural(judged.file_users, 'user')}",
         ),
-        ("users", f"{study.figures.users}: {users}"),
+        ("users", f"{study.figures.users:,}: {users}"),
         ("PDs for decisions", decision),
         (
             "cut-offs",

@@ -83,7 +83,13 @@ def points_blocks(study: Study, pictures: Sequence[Block]) -> list[Block]:
         for field in table.fields
         for number, (cell, told) in enumerate(zip(field.cells, field.points, strict=True))
     ]
-    heads = ("<field", "<cell", ">points")
-    folded = "The points of every cell"
-    blocks.append(Table(heads=heads, widths=(34, 40, 8), rows=cells, dense=True, folded=folded))
+    blocks.append(
+        Table(
+            heads=("<field", "<cell", ">points"),
+            widths=(34, 40, 8),
+            rows=cells,
+            dense=True,
+            folded="The points of every cell",
+        )
+    )
     return blocks

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from credit_client.page.blocks import Block, Table
+from credit_client.validation.cutoffs import DECLINE
 from credit_client.validation.fairness import FEWEST_OF_A_GROUP, AtCutOff, Fairness
 from credit_client.validation.study import Study
 from credit_client.validation.told import four, percent
@@ -19,7 +20,7 @@ def calibration_blocks(study: Study) -> list[Block]:
             four(each.log_loss),
             four(each.ece),
             f"{each.slope:.2f}",
-            f"{each.intercept:+.2f}",
+            f"{round(each.intercept, 2) + 0.0:+.2f}",
             f"{each.hosmer_lemeshow:.1f}",
             f"{each.p_value:.3g}",
         )
@@ -57,9 +58,9 @@ def calibration_blocks(study: Study) -> list[Block]:
                 )
                 for r in each.rows
             ]
-            heads = (">users", ">bads", ">said", ">came", ">95% interval")
+            columns = (">users", ">bads", ">said", ">came", ">95% interval")
             blocks.append(f"Tenths of the users by PD ({each.name}):")
-            blocks.append(Table(heads=heads, widths=(8, 8, 9, 9, 20), rows=tenths, dense=True))
+            blocks.append(Table(heads=columns, widths=(8, 8, 9, 9, 20), rows=tenths, dense=True))
     return blocks
 
 
@@ -115,11 +116,11 @@ def _at(field: str, at: AtCutOff) -> Iterator[Block]:
     ]
     heads = (
         f"<{field}, {at.mark} {at.pd:g}",
-        ">approved",
+        ">not declined" if at.mark == DECLINE else ">approved",
         ">of those who repay",
         ">of those who do not",
     )
-    yield Table(heads=heads, widths=(34, 9, 18, 19), rows=rows, dense=True)
+    yield Table(heads=heads, widths=(34, 12, 18, 19), rows=rows, dense=True)
     words = f"Demographic parity: difference {four(at.parity_difference)}"
     if at.parity_ratio is not None:
         mark = "" if at.four_fifths else ", BELOW FOUR FIFTHS"

@@ -1,6 +1,5 @@
 """Out of time: the same release on users before a day and from that day on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -98,8 +97,8 @@ def score_psi(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> flo
     return psi(*counts)
 
 
-def _period(sample: Sample, times: Sequence[float], own: NDArray[np.bool_]) -> Period:
-    labels, days = sample.labels[own], np.asarray(times)[own]
+def _period(sample: Sample, times: NDArray[np.float64], own: NDArray[np.bool_]) -> Period:
+    labels, days = sample.labels[own], times[own]
     reason = why_not(labels)
     return Period(
         first=_day(days.min()),

@@ -95,7 +95,7 @@ def _scores(study: Study) -> Picture:
     points, labels = study.told_points, study.sample.labels
 
     def draw(axes: Axes) -> None:
-        edges = np.histogram_bin_edges(points, 25)
+        edges = np.histogram_bin_edges(points, 25).tolist()
         for label, colour, name, style in ((0, BLUE, "others", "-"), (1, RED, "defaults", "--")):
             own = points[labels == label]
             shares = np.full(own.size, 1 / own.size)
@@ -165,7 +165,7 @@ def _cut_offs(study: Study) -> Picture:
         axes.set(xlim=(0, 1.02), ylim=(0, None))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
-        axes.legend()
+        axes.legend(frameon=True, framealpha=0.8, edgecolor="none")
 
     marks = [
         f"{cut.mark} {cut.pd:g} approves {percent(cut.approval_rate)}"
@@ -175,7 +175,7 @@ def _cut_offs(study: Study) -> Picture:
     return _one(
         draw,
         "Cut-off curve",
-        "Bad rate of those approved against how many are; black lines are the cut-offs in force.",
+        "Bad rate of those approved against how many are; upright lines are cut-offs in force.",
         "Bad rate by approval rate; " + "; ".join(marks),
     )
 
@@ -205,7 +205,7 @@ def _reliability(study: Study) -> Picture:
         axes.set(xlabel="mean PD said", ylabel="bad rate that came")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
-        axes.legend()
+        axes.legend(frameon=True, framealpha=0.8, edgecolor="none")
 
     return _one(
         draw,

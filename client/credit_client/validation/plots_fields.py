@@ -39,7 +39,7 @@ def fairness_picture(study: Study) -> Picture | None:
     ]
     return Picture(
         title=f"Share approved by group ({at.mark} {at.pd:g})",
-        caption="Black marks are four fifths of the highest rate of the field; a red bar is below "
+        caption="Upright marks are four fifths of the highest rate of the field; a red bar is below "
         "its own.",
         alt="; ".join(told),
         png=drawn(draw, _WIDTH, 0.6 + 0.5 * len(compared) + _BAR * sum(sizes)),
@@ -53,9 +53,10 @@ def _groups(axes: Axes, fairness: Fairness) -> None:
     mark, places = FOUR_FIFTHS * max(rates), np.arange(len(groups))[::-1]
     colours = [RED if rate < mark else BLUE for rate in rates]
     bars = axes.barh(places, rates, color=colours, height=0.7)
-    axes.bar_label(bars, [f"{100 * rate:.1f}%" for rate in rates], padding=3)
     for place in places:
         axes.plot([mark, mark], [place - 0.42, place + 0.42], color=BLACK, linewidth=1.6)
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.bar_label(bars, [f"{100 * rate:.1f}%" for rate in rates], padding=4, bbox=behind)
     _named(axes, places, [_short(group.name) for group in groups])
     axes.set(xlim=(0, 1.12), title=_short(fairness.field))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -79,7 +80,7 @@ def iv_picture(study: Study) -> Picture | None:
 
     return Picture(
         title="Information value",
-        caption="Black marks are what a field of as many cells has by chance.",
+        caption="Upright marks are what a field of as many cells has by chance.",
         alt="; ".join(f"{each.name}: {four(each.iv)}" for each in shown),
         png=drawn(draw, _WIDTH, 1.0 + _BAR * len(shown)),
         half=True,

@@ -2,6 +2,12 @@
 
 import numpy as np
 import pytest
+from fairlearn.metrics import (
+    demographic_parity_difference,
+    demographic_parity_ratio,
+    equalized_odds_difference,
+    equalized_odds_ratio,
+)
 
 from credit_client.shard import Example
 from credit_client.validation.fairness import fairness
@@ -60,6 +66,16 @@ def test_rates_are_what_counting_says(contract, mixed):
         ratios = [min(good) / max(good), min(bad) / max(bad)]
         assert at.odds_ratio == pytest.approx(min(ratios))
         assert at.four_fifths == (at.parity_ratio >= 0.8)
+        judged = codes != OTHER
+        names = np.array([str(code) for code in codes[judged]])
+        theirs = {"sensitive_features": names, "y_pred": (pds < at.pd)[judged].astype(int)}
+        for function, figure in (
+            (demographic_parity_difference, at.parity_difference),
+            (demographic_parity_ratio, at.parity_ratio),
+            (equalized_odds_difference, at.odds_difference),
+            (equalized_odds_ratio, at.odds_ratio),
+        ):
+            assert function(1 - labels[judged], **theirs) == pytest.approx(figure)
 
 
 def test_users_of_small_groups_change_no_figure_but_their_count(contract, mixed):

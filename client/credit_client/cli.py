@@ -4,8 +4,8 @@
     credit-client --shard FILE --server HOST:PORT --check          look before anything is sent
     credit-client --shard FILE --server HOST:PORT                  join and train
     credit-client accept BUNDLE                                    agree to an amended contract
-    credit-client score --release DIR --shard FILE --out FILE      score a file
-    credit-client validate --release DIR --shard FILE              judge a release on a file
+    credit-client score | calibrate | export                       see `credit_client.score_cli`
+    credit-client validate                                         see `credit_client.validate_cli`
     credit-client forget                                           delete what a killed one left
     credit-client ledger | manifest | report | verify-report       see `credit_client.records_cli`
 
@@ -23,11 +23,11 @@ from typing import Any
 
 from credit_client.cache_cli import add_cache_options, add_forget, cache_of, foretold, show_foretold
 from credit_client.records_cli import add_record_commands
+from credit_client.score_cli import add_score_commands
 from credit_client.validate_cli import add_validate
 from credit_common.bundle import parse_address, read_bundle
 from credit_common.certificates import request_fingerprint
 from credit_common.command import (
-    DEVICES,
     FORMATS,
     add_daemon_options,
     add_home,
@@ -96,21 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_fingerprint(accept)
     accept.set_defaults(command=_accept)
 
-    score = commands.add_parser("score", help="score a file with a release")
-    score.add_argument("--release", required=True, type=Path, metavar="DIR")
-    score.add_argument("--shard", required=True, type=Path, metavar="FILE")
-    score.add_argument("--out", required=True, type=Path, metavar="FILE", help="CSV to write")
-    # Suppressed defaults: the parser of the whole command has them already.
-    score.add_argument("--mapping", type=Path, metavar="FILE", default=argparse.SUPPRESS)
-    score.add_argument("--device", choices=DEVICES, default=argparse.SUPPRESS)
-    score.add_argument("--format", choices=FORMATS, default=argparse.SUPPRESS)
-    score.add_argument("--overwrite", action="store_true", help="replace an existing --out")
-    score.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    score.set_defaults(command=_score)
     for command in (request, accept):
         add_home(command, HOME)
     add_forget(commands, HOME)
     add_record_commands(commands, HOME)
+    add_score_commands(commands)
     add_validate(commands)
     return parser
 
@@ -239,39 +229,6 @@ def _accept(options: argparse.Namespace) -> int:
 
 def _confirm_bundle(bundle: Any, typed: str | None) -> None:
     confirm_fingerprint("the bundle", bundle.fingerprint, typed, "the coordinator")
-
-
-def _score(options: argparse.Namespace) -> int:
-    from credit_client.mapping import load_mapping
-    from credit_client.scoring.batch import score_file
-    from credit_common.release import open_release
-
-    mapping = None
-    if options.mapping:
-        mapping = load_mapping(options.mapping, open_release(options.release).contract)
-
-    import torch
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    summary = score_file(
-        options.release,
-        options.shard,
-        options.out,
-        mapping=mapping,
-        device=options.device,
-        limit=options.limit,
-        overwrite=options.overwrite,
-    )
-    if options.format == "json":
-        facts = {name: value for name, value in vars(summary).items() if name != "out"}
-        print(json.dumps({**facts, "out": str(summary.out)}))
-    else:
-        print(
-            f"{summary.scored} of {summary.rows} rows scored in {summary.seconds:.1f} s, "
-            f"{summary.rejected} rejected: {summary.out}"
-        )
-    return 0
 
 
 def _tell_json(event: str, **facts: Any) -> None:

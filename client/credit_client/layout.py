@@ -1,12 +1,13 @@
 """Where each field of the contract stands in a holder's file, and how its cells are read."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from credit_client.mapping import Constant, ShardMapping
-from credit_client.table import Row, Table
+from credit_client.table import Row
 from credit_common.contract import Contract
 from credit_common.errors import ShardError
 from credit_common.fields import (
@@ -39,7 +40,12 @@ class Layout:
 
 
 def find_layout(
-    path: Path, table: Table, contract: Contract, mapping: ShardMapping, *, require_label: bool
+    path: Path,
+    columns: tuple[str, ...],
+    contract: Contract,
+    mapping: ShardMapping,
+    *,
+    require_label: bool,
 ) -> Layout:
     """Find the contract's fields among a file's columns.
 
@@ -50,7 +56,7 @@ def find_layout(
     Raises:
         ShardError: If a column that is read is missing, or a name stands twice.
     """
-    places = {name: index for index, name in enumerate(table.columns)}
+    places = {name: index for index, name in enumerate(columns)}
     read = _fields_read(contract)
     if not require_label:
         read = [f for f in read if not isinstance(f, ProtectedField) or _there(f, mapping, places)]
@@ -61,15 +67,16 @@ def find_layout(
         if name not in mapping.constants and column not in places:
             renamed = f" (the mapping's column for {name!r})" if column != name else ""
             raise ShardError(f"{path}: column {column!r}{renamed} is missing")
-    if table.repeated:
-        raise ShardError(f"{path}: column {table.repeated[0]!r} stands twice in the header")
+    twice = [name for name, n in Counter(columns).items() if n > 1 and name]
+    if twice:
+        raise ShardError(f"{path}: column {twice[0]!r} stands twice in the header")
     used = {mapping.column(name) for name in (*needed, label)}
     declared = used | {f.name for f in contract.fields if f not in read}
     return Layout(
         user=places[mapping.column(user)],
         label=_label_reader(contract, mapping, places, require_label),
         readers=tuple((f.name, _reader(f, mapping, places)) for f in read),
-        ignored=tuple(name for name in table.columns if name not in declared),
+        ignored=tuple(name for name in columns if name not in declared),
     )
 
 

@@ -210,7 +210,7 @@ def _told(ledger: Ledger, contract: Contract) -> float | None:
 def _keep_rejects(identity: Identity, shard: Shard) -> None:
     path = identity.home / f"{identity.subject.name}.rejects.csv"
     if shard.rejects:
-        write_rejects(path, shard)
+        write_rejects(path, shard.rejects)
         log.info("%d rejected rows are listed in %s", len(shard.rejects), path)
 
 

@@ -9,7 +9,7 @@ import csv
 import hmac
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def read_shard(
     """
     mapping = mapping or ShardMapping()
     table = read_table(Path(path))
-    layout = find_layout(Path(path), table, contract, mapping, require_label=require_label)
+    layout = find_layout(Path(path), table.columns, contract, mapping, require_label=require_label)
     rejects = [Reject(row=number, field="", reason=why) for number, why in table.malformed]
     rows_of: dict[str, list[tuple[int, Row]]] = {}
     for number, cells in table.rows:
@@ -147,9 +147,8 @@ def read_shard(
     missing: Counter[str] = Counter()
     duplicates = 0
     for user_id, rows in rows_of.items():
-        different = _without_duplicates(rows)
-        duplicates += len(rows) - len(different)
-        example, refused = _one_user(contract, layout, user_id, different, missing)
+        example, refused, repeated = read_user(contract, layout, user_id, rows, missing)
+        duplicates += repeated
         rejects += refused
         if example is not None:
             examples.append(example)
@@ -167,7 +166,55 @@ def read_shard(
     )
 
 
-def write_rejects(path: str | Path, shard: Shard) -> None:
+def read_user(
+    contract: Contract,
+    layout: Layout,
+    user_id: str,
+    rows: Sequence[tuple[int, Row]],
+    missing: Counter[str],
+) -> tuple[Example | None, list[Reject], int]:
+    """One user's rows -> their example, where there is one.
+
+    Args:
+        contract: The federation's.
+        layout: How the file's rows are read.
+        user_id: As `code_of` gives it.
+        rows: (number, cells) of all rows of the user, in the file's order.
+        missing: Counts, by field, users without a value in it; this one is added.
+
+    Returns:
+        The example, the rows that are not used, and how many were repetitions.
+    """
+    different = _without_duplicates(rows)
+    repeated = len(rows) - len(different)
+    good: list[tuple[int, dict[str, Value], float | None]] = []
+    rejects: list[Reject] = []
+    for number, cells in different:
+        try:
+            values = {name: read(cells) for name, read in layout.readers}
+            good.append((number, values, layout.label(cells)))
+        except RejectedValueError as bad:
+            rejects.append(Reject(row=number, field=bad.field, reason=bad.reason))
+    if len(good) > 1 and contract.record.several_rows == "reject":
+        several = "the user has several rows"
+        rejects += [Reject(row=n, field=contract.record.user, reason=several) for n, _, _ in good]
+        return None, rejects, repeated
+    if not good:
+        return None, rejects, repeated
+    number, values, label = _chosen(contract, good)
+    if len(good) > 1:
+        for declared in contract.fields:
+            if isinstance(declared, EventsField):
+                values = {**values, declared.name: _joined(declared.name, good)}
+    missing.update(name for name, value in values.items() if value is None or value == ())
+    record = make_record(contract, values, label)
+    key = user_key(contract.split.salt, user_id)
+    time = values.get(contract.record.time)
+    when = time if isinstance(time, float) else None
+    return Example(key=key, row=number, record=record, time=when), rejects, repeated
+
+
+def write_rejects(path: str | Path, rejects: Iterable[Reject]) -> None:
     """Write the rejected rows to a CSV (row, field, reason) that only its owner can read.
 
     Raises:
@@ -179,7 +226,7 @@ def write_rejects(path: str | Path, shard: Shard) -> None:
             Path(path).chmod(0o600)  # of a file that was there before
             writer = csv.writer(file)
             writer.writerow(["row", "field", "reason"])
-            writer.writerows((r.row, r.field, r.reason) for r in shard.rejects)
+            writer.writerows((r.row, r.field, r.reason) for r in rejects)
     except OSError as error:
         raise ShardError(f"cannot write the rejects to {path}: {error.strerror}") from None
 
@@ -192,41 +239,6 @@ def _without_duplicates(rows: Sequence[tuple[int, Row]]) -> Sequence[tuple[int, 
     for number, cells in rows:
         first.setdefault(repr(cells), (number, cells))  # cells of Parquet can be lists
     return list(first.values())
-
-
-def _one_user(
-    contract: Contract,
-    layout: Layout,
-    user_id: str,
-    rows: Sequence[tuple[int, Row]],
-    missing: Counter[str],
-) -> tuple[Example | None, list[Reject]]:
-    """The user's example, rows that are not used, and one more in `missing` where it applies."""
-    good: list[tuple[int, dict[str, Value], float | None]] = []
-    rejects: list[Reject] = []
-    for number, cells in rows:
-        try:
-            values = {name: read(cells) for name, read in layout.readers}
-            good.append((number, values, layout.label(cells)))
-        except RejectedValueError as bad:
-            rejects.append(Reject(row=number, field=bad.field, reason=bad.reason))
-    if len(good) > 1 and contract.record.several_rows == "reject":
-        several = "the user has several rows"
-        rejects += [Reject(row=n, field=contract.record.user, reason=several) for n, _, _ in good]
-        return None, rejects
-    if not good:
-        return None, rejects
-    number, values, label = _chosen(contract, good)
-    if len(good) > 1:
-        for declared in contract.fields:
-            if isinstance(declared, EventsField):
-                values = {**values, declared.name: _joined(declared.name, good)}
-    missing.update(name for name, value in values.items() if value is None or value == ())
-    record = make_record(contract, values, label)
-    key = user_key(contract.split.salt, user_id)
-    time = values.get(contract.record.time)
-    when = time if isinstance(time, float) else None
-    return Example(key=key, row=number, record=record, time=when), rejects
 
 
 def _chosen(

@@ -8,8 +8,8 @@ import csv
 import gzip
 import io
 import zlib
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from credit_common.errors import ShardError
 Row = tuple[object, ...]
 DELIMITERS = (",", ";", "\t")
 LARGEST_CELL = 1 << 26  # characters; a list of events is one cell
+BATCH = 4096  # rows of a Parquet file that are in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,19 @@ class Table:
     rows: tuple[tuple[int, Row], ...]
     malformed: tuple[tuple[int, str], ...] = ()
 
-    @property
-    def repeated(self) -> tuple[str, ...]:
-        """Column names that stand more than once in the header."""
-        return tuple(name for name, n in Counter(self.columns).items() if n > 1 and name)
+
+@dataclass(frozen=True, kw_only=True)
+class OpenTable:
+    """A file that is read row by row.
+
+    Attributes:
+        columns: Names of the header, without surrounding blanks.
+        rows: (number, cells) of each data row, from 1; of one that is not well-formed, the reason
+            in place of its cells. Raises ShardError where the file cannot be read on.
+    """
+
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[int, Row | str]]
 
 
 def read_table(path: Path) -> Table:
@@ -51,18 +61,59 @@ def read_table(path: Path) -> Table:
     Raises:
         ShardError: If the file cannot be read, is damaged, not UTF-8, or has no data row.
     """
+    rows: list[tuple[int, Row]] = []
+    malformed: list[tuple[int, str]] = []
+    with open_table(path) as table:
+        for number, cells in table.rows:
+            if isinstance(cells, str):
+                malformed.append((number, cells))
+            else:
+                rows.append((number, cells))
+    return Table(columns=table.columns, rows=tuple(rows), malformed=tuple(malformed))
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[OpenTable]:
+    """A file to be read row by row, of which little is in memory at a time.
+
+    Raises:
+        ShardError: As `read_table`; what is wrong further down, while its rows are read.
+    """
     if path.is_dir():
         raise ShardError(f"{path} is a directory, not a shard file")
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            table = _parquet(path) if magic == b"PAR1" else _text(path, file, magic)
+        file = path.open("rb")
+    except OSError as error:
+        raise ShardError(f"{path}: {_reason(error)}") from None
+    with file:
+        lines = _told(path, _lines(path, file))
+        columns = next(lines)[1]
+        assert not isinstance(columns, str)
+        yield OpenTable(columns=tuple(map(str, columns)), rows=_some(path, lines))
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, Row | str]]:
+    """The header as number 0, then the data rows."""
+    magic = file.read(4)
+    file.seek(0)
+    return _parquet(path, file) if magic == b"PAR1" else _text(path, file, magic)
+
+
+def _told(path: Path, lines: Iterator[tuple[int, Row | str]]) -> Iterator[tuple[int, Row | str]]:
+    """The same lines; what stops them is told in one line."""
+    try:
+        yield from lines
     except (UnicodeDecodeError, EOFError, zlib.error, OSError) as error:
         raise ShardError(f"{path}: {_reason(error)}") from None
-    if not table.rows and not table.malformed:
+
+
+def _some(path: Path, lines: Iterator[tuple[int, Row | str]]) -> Iterator[tuple[int, Row | str]]:
+    """The same lines, at least one."""
+    first = next(lines, None)
+    if first is None:
         raise ShardError(f"{path}: has a header but no data row")
-    return table
+    yield first
+    yield from lines
 
 
 def _reason(error: Exception) -> str:
@@ -74,7 +125,7 @@ def _reason(error: Exception) -> str:
     return f"cannot be read: {error.strerror or 'input/output error'}"
 
 
-def _text(path: Path, file: BinaryIO, magic: bytes) -> Table:
+def _text(path: Path, file: BinaryIO, magic: bytes) -> Iterator[tuple[int, Row | str]]:
     plain = gzip.GzipFile(fileobj=file) if magic[:2] == b"\x1f\x8b" else file
     old = csv.field_size_limit(LARGEST_CELL)
     try:
@@ -82,55 +133,68 @@ def _text(path: Path, file: BinaryIO, magic: bytes) -> Table:
             first = text.readline()
             if not first.strip():
                 raise ShardError(f"{path}: is empty, or its first line is")
-            return _csv(path, chain([first], text), max(DELIMITERS, key=first.count))
+            yield from _csv(path, chain([first], text), max(DELIMITERS, key=first.count))
     finally:
         csv.field_size_limit(old)
 
 
-def _csv(path: Path, lines: Iterator[str], delimiter: str) -> Table:
+def _csv(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, Row | str]]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         columns = tuple(name.strip() for name in next(reader))
     except csv.Error:
         raise ShardError(f"{path}: a quote in the header is never closed") from None
-    rows: list[tuple[int, Row]] = []
-    malformed: list[tuple[int, str]] = []
+    yield 0, columns
     number = 0
     while True:
         line = reader.line_num
         try:
             cells = next(reader)
         except StopIteration:
-            return Table(columns=columns, rows=tuple(rows), malformed=tuple(malformed))
+            return
         except csv.Error:
             number += 1
             if reader.line_num > line + 1:  # an open quote swallowed other rows
                 raise ShardError(f"{path}: data row {number} has an unclosed quote") from None
-            malformed.append((number, "a quote in the row is never closed or misplaced"))
+            yield number, "a quote in the row is never closed or misplaced"
             continue
         if not cells:
             continue  # a blank line is no row
         number += 1
         if len(cells) == len(columns):
-            rows.append((number, tuple(cells)))
+            yield number, tuple(cells)
         else:
-            reason = f"row has {len(cells)} cells, header has {len(columns)}"
-            malformed.append((number, reason))
+            yield number, f"row has {len(cells)} cells, header has {len(columns)}"
 
 
-def _parquet(path: Path) -> Table:
+def _parquet(path: Path, file: BinaryIO) -> Iterator[tuple[int, Row | str]]:
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
+        opened = pq.ParquetFile(file)
+        names = tuple(name.strip() for name in opened.schema_arrow.names)
+        batches = opened.iter_batches(BATCH)
     except (pa.ArrowException, OSError, ValueError):
         raise ShardError(f"{path}: is a damaged Parquet file") from None
-    names = tuple(name.strip() for name in table.schema.names)
-    columns = []
-    for name, column in zip(names, table.columns, strict=True):
+    yield 0, names
+    number = 1
+    while True:
         try:
-            if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-                column = column.cast(pa.large_string())  # text of writers without a logical type
-            columns.append(column.to_pylist())
-        except (pa.ArrowException, ValueError, OverflowError):
-            raise ShardError(f"{path}: column {name!r} has cells that cannot be read") from None
-    return Table(columns=names, rows=tuple(enumerate(zip(*columns, strict=True), start=1)))
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError, ValueError):
+            raise ShardError(f"{path}: is a damaged Parquet file") from None
+        if batch is None:
+            return
+        columns = [
+            _cells(path, name, column) for name, column in zip(names, batch.columns, strict=True)
+        ]
+        yield from enumerate(zip(*columns, strict=True), start=number)
+        number += batch.num_rows
+
+
+def _cells(path: Path, name: str, column: pa.Array) -> list[object]:
+    try:
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            column = column.cast(pa.large_string())  # text of writers without a logical type
+        cells: list[object] = column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError):
+        raise ShardError(f"{path}: column {name!r} has cells that cannot be read") from None
+    return cells

@@ -32,7 +32,10 @@ def add_validate(commands: Any) -> None:
         "trained on none of them",
     )
     validate.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="the holder's own; decisions are by it"
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="as calibrate wrote it; decisions are by it",
     )
     validate.add_argument(
         "--challenger", type=Path, metavar="DIR", help="another release, on the same users"
@@ -83,13 +86,14 @@ def require_score_extra(names: tuple[str, ...]) -> None:
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise CreditError(f"{missing[0]} is missing: pip install 'credit-federation[score]'")
+        raise CreditError(f"{missing[0]} is not installed: pip install 'credit-federation[score]'")
 
 
 def _validate(options: argparse.Namespace) -> int:
     require_score_extra(_NEEDED)
-    from credit_client.complete import check_place, complete
+    from credit_client.complete import draft_of
     from credit_client.page.text import as_markdown, as_text
+    from credit_client.scoring.batch import check_place
     from credit_client.validation.cutoffs import Stakes
     from credit_client.validation.judge import Asked, judge
     from credit_client.validation.parts import parts, title_of
@@ -113,15 +117,15 @@ def _validate(options: argparse.Namespace) -> int:
         device=options.device,
     )
     if options.threads:
-        import torch
+        from credit_client.scoring.reference import use_threads
 
-        torch.set_num_threads(options.threads)
+        use_threads(options.threads)
     told = judge(options.release, options.shard, asked)
     if options.out is not None:
         from credit_client.validation.page import as_html
 
-        with complete(options.out, "the report") as file:
-            file.write(as_html(told))
+        with draft_of(options.out, "the report") as draft:
+            draft.write_text(as_html(told), encoding="utf-8")
         print(f"wrote {options.out}", file=sys.stderr)
     if options.format == "json":
         print(json.dumps(as_json(told), allow_nan=False))

@@ -198,6 +198,13 @@ class Contract:
             statistics=dataclasses.replace(self.statistics, noise_multiplier=0.0),
         )
 
+    def untold(self) -> "Contract":
+        """The same federation without the sections that say how a score is told.
+
+        Two contracts whose `untold()` have one digest train the same model.
+        """
+        return dataclasses.replace(self, scorecard=Scorecard(), decision=Decision(), reasons=())
+
     def training_only(self, *groups: GroupName) -> "Contract":
         """The same federation, training only the named groups of weights."""
         model = dataclasses.replace(self.model, train=groups)

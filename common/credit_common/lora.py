@@ -88,6 +88,21 @@ def factors(projection: Any) -> tuple[nn.Parameter, nn.Parameter, float]:
     return A, B, float(projection.scaling[_ADAPTER])
 
 
+def merge(bert: Any) -> None:
+    """Add each LoRA product to the weights of its projection, in place; no LoRA is left."""
+    import torch
+
+    for layer in bert.encoder.layer:
+        own = layer.attention.self
+        for target in ("query", "value"):
+            projection = getattr(own, target)
+            if hasattr(projection, "lora_A"):
+                A, B, scale = factors(projection)
+                with torch.no_grad():
+                    projection.base_layer.weight += scale * (B @ A)
+                setattr(own, target, projection.base_layer)
+
+
 @contextmanager
 def tapped(layers: Any, taps: list[Tap] | None) -> Iterator[None]:
     """Record every LoRA projection of whole layers while the block runs."""

@@ -5,6 +5,7 @@ that training touches only the top k layers. The last layer is computed for the 
 in another order of the same products (see `_read_layer`).
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -25,19 +26,12 @@ from credit_common.contract import Contract
 from credit_common.device import Precision, computes_in_bf16, keep_in_bf16, mixed
 from credit_common.errors import BackboneError, WireError
 from credit_common.lora import Tap as Tap
-from credit_common.lora import factors, schema_name, tapped, with_lora
+from credit_common.lora import factors, merge, schema_name, tapped, with_lora
+from credit_common.padding import bucket_length, padded
 from credit_common.text import reference_text, wide_width
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """An adapter: name -> float32 array, in `CreditModel.schema` order."""
-
-BUCKET = 8
-"""Texts are padded to the next multiple of this many tokens, by their own length alone."""
-
-
-def bucket_length(tokens: int, longest: int) -> int:
-    """Padded length of a text of `tokens` tokens."""
-    return min(longest, -(-tokens // BUCKET) * BUCKET)
 
 
 class CreditModel(nn.Module):
@@ -163,17 +157,20 @@ class CreditModel(nn.Module):
             for name, parameter in self._fixed:
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
 
+    def merged(self) -> "CreditModel":
+        """A copy for scoring alone, whose LoRA is part of the backbone's weights."""
+        own = copy.deepcopy(self)
+        if own.reads_text:
+            merge(own.bert)
+        return own
+
     def tokens(self, texts: list[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text, cut at the contract's length."""
         return token_ids(self.tokenizer, texts, self.contract.model.tokens)
 
     def padded(self, tokens: list[NDArray[np.int64]], length: int) -> tuple[Tensor, Tensor]:
         """Ids (n, length) int64 and mask (n, length) bool on the model's device."""
-        ids = np.full((len(tokens), length), self.tokenizer.pad_token_id, np.int64)
-        mask = np.zeros((len(tokens), length), bool)
-        for row, own in enumerate(tokens):
-            ids[row, : len(own)] = own
-            mask[row, : len(own)] = True
+        ids, mask = padded(tokens, length, self.tokenizer.pad_token_id)
         return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
 
     @torch.no_grad()

@@ -94,7 +94,7 @@ class Bench:
                 self._note(f"{name}: {shard.summary()}")
                 if shard.rejects and self._state is not None:
                     self._state.mkdir(parents=True, exist_ok=True)
-                    write_rejects(self._state / f"{name}.rejects.csv", shard)
+                    write_rejects(self._state / f"{name}.rejects.csv", shard.rejects)
         with self._timed("loading the model"):
             if self.contract.model.reads_text:
                 self._backbone = resolve_backbone(self.contract.model)

@@ -1,6 +1,9 @@
 import dataclasses
 import hashlib
+import json
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -9,9 +12,11 @@ from credit_client.identity import Identity, open_identity, request
 from credit_client.ledger import Ledger
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import Bundle
+from credit_common.claim import Facts, schedule_epsilon
 from credit_common.contract import Contract, parse_contract
 from credit_common.privacy import mechanism_plan
 from credit_common.protocol import hello
+from credit_common.release import write_release
 from credit_common.sections import Model
 from credit_server.authority import create_authority
 from credit_server.enrol import enrol
@@ -126,3 +131,67 @@ def answer():
                 door.answer(pb.Reply(message_id=name, **{kind: payload}), round_)
 
     return make
+
+
+@pytest.fixture
+def released(tmp_path, federation_file, model_for, shaken):
+    """A release of a contract with changes, its model, and its adapter."""
+
+    def make(model=None, task=None, edges=None, **changes):
+        asks = {"federated": edges is not None, **changes}
+        text = federation_file(model=model or {}, task=task or {}, **asks)
+        own = model_for(parse_contract(text))
+        spent = schedule_epsilon(own.contract, 1)
+        facts = Facts(
+            rounds=1,
+            holders=2,
+            epsilon=spent[0],
+            holdout_epsilon=spent[1],
+            created="2025-01-02T03:04:05Z",
+        )
+        adapter = shaken(own)
+        write_release(tmp_path / "release", text, own, adapter, facts, edges)
+        return tmp_path / "release", own, adapter
+
+    return make
+
+
+WORDS = "paid late twice then bought shoes and a lamp on a rainy day for the new flat"
+
+
+@pytest.fixture(scope="session")
+def rows_of():
+    """Rows of a merchant's file, one user each, without a label."""
+
+    def make(n, seed=0):
+        draw = np.random.default_rng(seed)
+        return [
+            {
+                "user": f"u {i:05}",
+                "age": f"{draw.uniform(18, 100):.1f}",
+                "income": f"{draw.uniform(0, 100):.2f}",
+                "tenure": str(draw.integers(0, 40)),
+                "home": str(draw.choice(["P", "R"])),
+                "job": str(draw.choice(["clerk", "driver"])),
+                "note": " ".join(draw.choice(WORDS.split(), int(draw.integers(0, 30)))),
+                "at": "2025-01-02",
+                "orders": json.dumps(
+                    [{"time": "2025-01-01", "value": float(draw.integers(1, 90))}]
+                ),
+                "sex": "f",
+            }
+            for i in range(n)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_rows():
+    """Writes a CSV of rows, with columns renamed."""
+
+    def write(path, rows, **columns):
+        pd.DataFrame(rows).rename(columns=columns).to_csv(path, index=False)
+        return path
+
+    return write

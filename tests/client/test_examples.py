@@ -10,7 +10,7 @@ from credit_client.training.hidden import Store
 from credit_client.training.loop import score, train
 from credit_client.training.randomness import SeededRandom
 from credit_client.training.shapes import MOST_ROWS, rows_of_reads, rows_of_texts
-from credit_common.model import bucket_length
+from credit_common.padding import bucket_length
 from credit_common.privacy import mechanism_plan
 from credit_common.record import Record
 from credit_common.text import record_text, wide_features

@@ -5,7 +5,6 @@ import pytest
 
 from credit_client.layout import find_layout, names_to_show, sources
 from credit_client.mapping import ShardMapping, Unit
-from credit_client.table import Table
 from credit_common.errors import ShardError
 from credit_common.fields import EventsField
 from credit_common.record import make_record, parse_value
@@ -29,8 +28,8 @@ def by_name(contract, mapping=None):
 
 
 def test_the_sources_are_the_fields_that_the_layout_reads(contract):
-    table = Table(columns=("user", "defaulted", *FILLED), rows=())
-    layout = find_layout(Path("shard"), table, contract, ShardMapping(), require_label=True)
+    columns = ("user", "defaulted", *FILLED)
+    layout = find_layout(Path("shard"), columns, contract, ShardMapping(), require_label=True)
     found = sources(contract, ShardMapping())
     assert [source.name for source in found] == [name for name, _ in layout.readers]
     assert {s.name: s.kind for s in found}.items() <= {
@@ -113,12 +112,11 @@ def test_what_could_be_data_in_a_headers_place_is_not_shown(data):
 
 def test_a_file_to_be_scored_may_leave_out_protected_fields_and_the_label(contract):
     columns = tuple(name for name in ("user", *FILLED) if name != "sex")
-    table = Table(columns=columns, rows=())
-    scored = find_layout(Path("f"), table, contract, ShardMapping(), require_label=False)
+    scored = find_layout(Path("f"), columns, contract, ShardMapping(), require_label=False)
     assert "sex" not in dict(scored.readers)
-    trained = Table(columns=(*columns, "defaulted"), rows=())
+    trained = (*columns, "defaulted")
     with pytest.raises(ShardError, match="column 'sex' is missing"):
         find_layout(Path("f"), trained, contract, ShardMapping(), require_label=True)
-    fewer = Table(columns=tuple(name for name in columns if name != "age"), rows=())
+    fewer = tuple(name for name in columns if name != "age")
     with pytest.raises(ShardError, match="column 'age' is missing"):
         find_layout(Path("f"), fewer, contract, ShardMapping(), require_label=False)

@@ -11,72 +11,22 @@ import torch
 from safetensors.numpy import load_file, save
 
 from credit_client.mapping import ShardMapping
-from credit_client.scoring import batch
-from credit_client.scoring.batch import ROWS, open_model, score_file, score_records
+from credit_client.scoring import batch, sink, stream
+from credit_client.scoring.batch import score_file
+from credit_client.scoring.engine import ROWS
+from credit_client.scoring.reference import engine_of, open_model
 from credit_client.shard import read_shard
 from credit_client.training.examples import Examples
 from credit_client.training.loop import score
-from credit_common.claim import Facts, schedule_epsilon
-from credit_common.contract import parse_contract
 from credit_common.errors import CreditError, ShardError, TrustError, WireError
 from credit_common.lora import WEIGHTS_FILE
-from credit_common.release import open_release, release_scores, write_release
+from credit_common.release import open_release, release_scores
 from credit_common.text import record_text, wide_features
 
 # peft asks transformers for a name that the latter is about to rename.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 CLASSES = {"kind": "multiclass", "positive": None, "negative": None, "classes": ["a", "b", "c"]}
 VALUE = {"kind": "regression", "positive": None, "negative": None, "range": [-50.0, 150.0]}
-WORDS = "paid late twice then bought shoes and a lamp on a rainy day for the new flat"
-
-
-@pytest.fixture
-def released(tmp_path, federation_file, model_for, shaken):
-    """A release of a contract with changes, its model, and its adapter."""
-
-    def make(model=None, task=None, edges=None):
-        asks = {"federated": edges is not None}
-        text = federation_file(model=model or {}, task=task or {}, **asks)
-        own = model_for(parse_contract(text))
-        spent = schedule_epsilon(own.contract, 1)
-        facts = Facts(
-            rounds=1,
-            holders=2,
-            epsilon=spent[0],
-            holdout_epsilon=spent[1],
-            created="2025-01-02T03:04:05Z",
-        )
-        adapter = shaken(own)
-        write_release(tmp_path / "release", text, own, adapter, facts, edges)
-        return tmp_path / "release", own, adapter
-
-    return make
-
-
-def rows_of(n, seed=0):
-    """Rows of a merchant's file, one user each, without a label."""
-    draw = np.random.default_rng(seed)
-    return [
-        {
-            "user": f"u {i:05}",
-            "age": f"{draw.uniform(18, 100):.1f}",
-            "income": f"{draw.uniform(0, 100):.2f}",
-            "tenure": str(draw.integers(0, 40)),
-            "home": str(draw.choice(["P", "R"])),
-            "job": str(draw.choice(["clerk", "driver"])),
-            "note": " ".join(draw.choice(WORDS.split(), int(draw.integers(0, 30)))),
-            "at": "2025-01-02",
-            "orders": json.dumps([{"time": "2025-01-01", "value": float(draw.integers(1, 90))}]),
-            "sex": "f",
-        }
-        for i in range(n)
-    ]
-
-
-def write_rows(path, rows, **columns):
-    """A CSV of rows, with columns renamed."""
-    pd.DataFrame(rows).rename(columns=columns).to_csv(path, index=False)
-    return path
 
 
 def read_scores(path):
@@ -117,7 +67,9 @@ def peft_scores(folder, contract, records):
 @pytest.mark.parametrize(
     "model", [{}, {"layers": 3, "tokens": 24, "text_scale": 2.0}, {"layers": 2, "factors": "ffa"}]
 )
-def test_a_files_scores_are_those_of_the_release_opened_by_anybody(released, tmp_path, model):
+def test_a_files_scores_are_those_of_the_release_opened_by_anybody(
+    released, tmp_path, model, rows_of, write_rows
+):
     folder, own, _ = released(model)
     shard = write_rows(tmp_path / "shard.csv", rows_of(ROWS + 9))
     summary = score_file(folder, shard, tmp_path / "out.csv", device="cpu")
@@ -132,7 +84,7 @@ def test_a_files_scores_are_those_of_the_release_opened_by_anybody(released, tmp
     assert np.abs(column(tmp_path / "out.csv", "points") - told).max() < 0.051
 
 
-def test_the_scores_are_the_models_in_its_federation(released, tmp_path):
+def test_the_scores_are_the_models_in_its_federation(released, tmp_path, rows_of, write_rows):
     """To 1e-5 of its forward pass; the half-precision cache of training is further away."""
     folder, own, adapter = released({"layers": 2})
     shard = write_rows(tmp_path / "shard.csv", rows_of(40))
@@ -153,7 +105,9 @@ def test_the_scores_are_the_models_in_its_federation(released, tmp_path):
     assert 1e-5 < np.abs(kept - exact).max() < 0.02
 
 
-def test_a_release_with_federated_edges_scores_as_its_model_did(released, tmp_path):
+def test_a_release_with_federated_edges_scores_as_its_model_did(
+    released, tmp_path, rows_of, write_rows
+):
     edges = {"age": (25.0, 40.0, 60.0), "income": (1.0, 10.0, 50.0, 90.0)}
     folder, own, adapter = released(edges=edges)
     shard = write_rows(tmp_path / "shard.csv", rows_of(40))
@@ -173,7 +127,7 @@ def test_a_release_with_federated_edges_scores_as_its_model_did(released, tmp_pa
     assert share.shape == (40, 1)
 
 
-def test_lines_follow_the_file_and_name_its_users(released, tmp_path):
+def test_lines_follow_the_file_and_name_its_users(released, tmp_path, rows_of, write_rows):
     folder, own, _ = released({"train": ["wide"]})
     rows = rows_of(60)
     shard = write_rows(tmp_path / "shard.csv", rows)
@@ -193,7 +147,7 @@ def test_lines_follow_the_file_and_name_its_users(released, tmp_path):
         assert re.fullmatch(r"-?\d+\.\d", line["points"])
 
 
-def test_a_line_depends_on_its_own_record_alone(released, tmp_path):
+def test_a_line_depends_on_its_own_record_alone(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released({"layers": 2})
     rows = rows_of(2 * ROWS + 5)
     whole = tmp_path / "whole.csv"
@@ -207,7 +161,7 @@ def test_a_line_depends_on_its_own_record_alone(released, tmp_path):
             assert told[line["user"]] == line["logit"]
 
 
-def test_several_rows_duplicates_and_rejects(released, tmp_path):
+def test_several_rows_duplicates_and_rejects(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released({"train": ["wide"]})
     rows = rows_of(6)
     rows[1] = {**rows[0]}  # an exact repetition
@@ -233,7 +187,9 @@ def test_several_rows_duplicates_and_rejects(released, tmp_path):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
 
-def test_without_rejects_there_is_no_file_of_them_and_an_old_one_goes(released, tmp_path):
+def test_without_rejects_there_is_no_file_of_them_and_an_old_one_goes(
+    released, tmp_path, rows_of, write_rows
+):
     folder, _, _ = released({"train": ["wide"]})
     bad = [{**rows_of(1)[0], "income": "x"}, rows_of(2)[1]]
     shard, out = write_rows(tmp_path / "shard.csv", bad), tmp_path / "out"
@@ -245,7 +201,9 @@ def test_without_rejects_there_is_no_file_of_them_and_an_old_one_goes(released, 
     assert len(read_scores(out)) == 2
 
 
-def test_a_file_without_a_usable_row_gives_the_header_and_the_rejects(released, tmp_path):
+def test_a_file_without_a_usable_row_gives_the_header_and_the_rejects(
+    released, tmp_path, rows_of, write_rows
+):
     folder, _, _ = released()
     shard = write_rows(tmp_path / "shard.csv", [{**rows_of(1)[0], "income": "x"}])
     summary = score_file(folder, shard, tmp_path / "out.csv", device="cpu")
@@ -254,7 +212,7 @@ def test_a_file_without_a_usable_row_gives_the_header_and_the_rejects(released, 
 
 
 @pytest.mark.parametrize("labels", [["1", "0", "", "maybe"], [None] * 4])
-def test_no_label_is_needed_and_none_matters(released, tmp_path, labels):
+def test_no_label_is_needed_and_none_matters(released, tmp_path, labels, rows_of, write_rows):
     folder, _, _ = released({"train": ["wide"]})
     rows = rows_of(4)
     score_file(folder, write_rows(tmp_path / "a.csv", rows), tmp_path / "a.out", device="cpu")
@@ -264,7 +222,9 @@ def test_no_label_is_needed_and_none_matters(released, tmp_path, labels):
     assert (tmp_path / "a.out").read_bytes() == (tmp_path / "b.out").read_bytes()
 
 
-def test_ids_stand_as_they_do_in_the_file_under_the_contracts_name(released, tmp_path):
+def test_ids_stand_as_they_do_in_the_file_under_the_contracts_name(
+    released, tmp_path, rows_of, write_rows
+):
     folder, _, _ = released({"train": ["wide"]})
     rows = rows_of(4)
     for row, user in zip(rows, ["007", ' a,"b" ', "大", "1e3"], strict=True):
@@ -277,7 +237,7 @@ def test_ids_stand_as_they_do_in_the_file_under_the_contracts_name(released, tmp
 
 
 @pytest.mark.parametrize(("users", "told"), [([3, 12], ["3", "12"]), ([3.0, 12.0], ["3", "12"])])
-def test_ids_of_typed_files_are_read_as_codes(released, tmp_path, users, told):
+def test_ids_of_typed_files_are_read_as_codes(released, tmp_path, users, told, rows_of):
     folder, _, _ = released({"train": ["wide"]})
     frame = pd.DataFrame(
         [{**row, "user": user} for row, user in zip(rows_of(2), users, strict=True)]
@@ -287,7 +247,7 @@ def test_ids_of_typed_files_are_read_as_codes(released, tmp_path, users, told):
     assert [line["user"] for line in read_scores(tmp_path / "out.csv")] == told
 
 
-def test_classes_have_a_probability_each(released, tmp_path):
+def test_classes_have_a_probability_each(released, tmp_path, rows_of, write_rows):
     folder, own, adapter = released({"layers": 2}, CLASSES)
     shard = write_rows(tmp_path / "shard.csv", rows_of(20))
     score_file(folder, shard, tmp_path / "out.csv", device="cpu")
@@ -296,21 +256,21 @@ def test_classes_have_a_probability_each(released, tmp_path):
     shares = np.array([[float(line[f"p_{c}"]) for c in "abc"] for line in lines])
     assert np.abs(shares.sum(1) - 1).max() < 2e-6
     own.load_adapter(adapter)
-    raw = score_records(own, records_of(shard, own.contract)).astype(float)
+    raw = engine_of(own).score(records_of(shard, own.contract)).astype(float)
     assert np.abs(shares - np.exp(raw) / np.exp(raw).sum(1, keepdims=True)).max() < 1e-5
 
 
-def test_a_regression_is_told_in_its_own_unit(released, tmp_path):
+def test_a_regression_is_told_in_its_own_unit(released, tmp_path, rows_of, write_rows):
     folder, own, adapter = released({}, VALUE)
     shard = write_rows(tmp_path / "shard.csv", rows_of(20))
     score_file(folder, shard, tmp_path / "out.csv", device="cpu")
     assert list(read_scores(tmp_path / "out.csv")[0]) == ["row", "user", "value"]
     own.load_adapter(adapter)
-    raw = score_records(own, records_of(shard, own.contract))[:, 0]
+    raw = engine_of(own).score(records_of(shard, own.contract))[:, 0]
     assert np.allclose(column(tmp_path / "out.csv", "value"), -50 + 200.0 * raw, atol=1e-3)
 
 
-def test_the_limit_takes_the_first_records_of_the_file(released, tmp_path):
+def test_the_limit_takes_the_first_records_of_the_file(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released({"train": ["wide"]})
     shard = write_rows(tmp_path / "shard.csv", rows_of(30))
     score_file(folder, shard, tmp_path / "all.csv", device="cpu")
@@ -323,7 +283,7 @@ def test_the_limit_takes_the_first_records_of_the_file(released, tmp_path):
             score_file(folder, shard, tmp_path / "none.csv", device="cpu", limit=limit)
 
 
-def test_progress_reaches_the_end(released, tmp_path, monkeypatch):
+def test_progress_reaches_the_end(released, tmp_path, monkeypatch, rows_of, write_rows):
     folder, _, _ = released()
     monkeypatch.setattr(batch, "BLOCK", 50)
     shard = write_rows(tmp_path / "shard.csv", rows_of(ROWS + 40))
@@ -333,12 +293,12 @@ def test_progress_reaches_the_end(released, tmp_path, monkeypatch):
     assert [now[0] for now in seen] == sorted({now[0] for now in seen})
     assert {now[1] for now in seen} == {ROWS + 40}
     assert seen[-1] == (ROWS + 40, ROWS + 40)
-    monkeypatch.setattr(batch, "BLOCK", 4096)
+    monkeypatch.setattr(batch, "BLOCK", 8192)
     score_file(folder, shard, tmp_path / "one-block.csv", device="cpu")
     assert out.read_bytes() == (tmp_path / "one-block.csv").read_bytes()
 
 
-def test_the_shard_is_never_written_over(released, tmp_path):
+def test_the_shard_is_never_written_over(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released({"train": ["wide"]})
     shard = write_rows(
         tmp_path / "a.rejects.csv", [{**rows_of(1)[0], "income": "x"}, rows_of(2)[1]]
@@ -356,7 +316,7 @@ def test_the_shard_is_never_written_over(released, tmp_path):
     assert not (tmp_path / "a.csv").exists()
 
 
-def test_an_existing_file_is_replaced_only_on_demand(released, tmp_path):
+def test_an_existing_file_is_replaced_only_on_demand(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released({"train": ["wide"]})
     shard = write_rows(tmp_path / "shard.csv", rows_of(3))
     for name in ("out.csv", "out.rejects.csv"):
@@ -373,7 +333,7 @@ def test_an_existing_file_is_replaced_only_on_demand(released, tmp_path):
         score_file(folder, shard, tmp_path / "folder", device="cpu", overwrite=True)
 
 
-def test_a_place_that_cannot_take_the_scores_is_told_first(released, tmp_path):
+def test_a_place_that_cannot_take_the_scores_is_told_first(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released({"train": ["wide"]})
     shard = write_rows(tmp_path / "shard.csv", rows_of(3))
     with pytest.raises(ShardError, match="its folder does not exist"):
@@ -384,7 +344,9 @@ def test_a_place_that_cannot_take_the_scores_is_told_first(released, tmp_path):
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_run_that_breaks_off_leaves_what_was_there(released, tmp_path, after):
+def test_a_run_that_breaks_off_leaves_what_was_there(
+    released, tmp_path, after, rows_of, write_rows
+):
     folder, _, _ = released({"train": ["wide"]})
     shard = write_rows(tmp_path / "shard.csv", rows_of(ROWS + 3))
     out = tmp_path / "out.csv"
@@ -403,7 +365,9 @@ def test_a_run_that_breaks_off_leaves_what_was_there(released, tmp_path, after):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_a_disk_that_fills_up_leaves_what_was_there(released, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_leaves_what_was_there(
+    released, tmp_path, monkeypatch, rows_of, write_rows
+):
     folder, _, _ = released({"train": ["wide"]})
     shard = write_rows(tmp_path / "shard.csv", rows_of(3))
     before = sorted(p.name for p in tmp_path.iterdir())
@@ -415,25 +379,28 @@ def test_a_disk_that_fills_up_leaves_what_was_there(released, tmp_path, monkeypa
         def writerow(self, cells):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch.csv, "writer", Full)
+    monkeypatch.setattr(sink.csv, "writer", Full)
     with pytest.raises(ShardError, match=r"scores to .*out\.csv: No space left"):
         score_file(folder, shard, tmp_path / "out.csv", device="cpu")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(released, tmp_path, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    released, tmp_path, monkeypatch, rows_of, write_rows
+):
     folder, _, _ = released({"train": ["wide"]})
-    shard, real = write_rows(tmp_path / "shard.csv", rows_of(5)), batch.read_table
-    for rows in (rows_of(5)[::-1], rows_of(3)):
+    shard, real = write_rows(tmp_path / "shard.csv", rows_of(5)), stream.Stream.blocks
+    for rows in (rows_of(5)[::-1], rows_of(3), rows_of(6)):
 
-        def changed(path, rows=rows):
-            return real(write_rows(path, rows))
+        def changed(self, size, rows=rows):
+            write_rows(shard, rows)
+            return real(self, size)
 
-        monkeypatch.setattr(batch, "read_table", changed)
+        monkeypatch.setattr(stream.Stream, "blocks", changed)
         with pytest.raises(ShardError, match="has changed while it was read") as caught:
             score_file(folder, shard, tmp_path / "out.csv", device="cpu")
         assert "u 0" not in str(caught.value)
-        monkeypatch.setattr(batch, "read_table", real)
+        monkeypatch.setattr(stream.Stream, "blocks", real)
         write_rows(shard, rows_of(5))
     assert not (tmp_path / "out.csv").exists()
 
@@ -445,7 +412,7 @@ def reseal(folder, name, content):
     (folder / "release.json").write_text(json.dumps(manifest))
 
 
-def test_a_release_with_a_changed_file_scores_nothing(released, tmp_path):
+def test_a_release_with_a_changed_file_scores_nothing(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released()
     shard = write_rows(tmp_path / "shard.csv", rows_of(3))
     with (folder / "head.safetensors").open("ab") as file:
@@ -473,7 +440,7 @@ def test_layers_that_the_backbone_does_not_train_are_refused(released):
         open_model(open_release(folder))
 
 
-def test_the_releases_own_fixed_factors_are_used(released, tmp_path):
+def test_the_releases_own_fixed_factors_are_used(released, tmp_path, rows_of, write_rows):
     """Under ffa A is drawn from a public seed; a later torch may draw another one."""
     folder, own, _ = released({"factors": "ffa", "layers": 2})
     shard = write_rows(tmp_path / "shard.csv", rows_of(12))
@@ -490,7 +457,7 @@ def test_the_releases_own_fixed_factors_are_used(released, tmp_path):
     assert np.abs(apart).max() > 1e-3
 
 
-def test_no_error_quotes_a_value_of_the_file(released, tmp_path):
+def test_no_error_quotes_a_value_of_the_file(released, tmp_path, rows_of, write_rows):
     folder, _, _ = released({"train": ["wide"]})
     rows = [{**row, "user": "SENTINEL", "income": "SENTINEL"} for row in rows_of(2)]
     shard = write_rows(tmp_path / "shard.csv", rows)

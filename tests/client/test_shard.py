@@ -307,7 +307,7 @@ def test_rejects_are_written_for_their_owner_alone(
     path = tmp_path / "rejects.csv"
     path.write_text("an older and much longer file\n" * 9)
     path.chmod(0o644)
-    write_rejects(path, shard)
+    write_rejects(path, shard.rejects)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with path.open(newline="") as file:
         assert list(csv.reader(file)) == [
@@ -315,7 +315,7 @@ def test_rejects_are_written_for_their_owner_alone(
             ["2", "user", "user id missing"],
         ]
     with pytest.raises(ShardError, match="cannot write the rejects"):
-        write_rejects(tmp_path / "no" / "rejects.csv", shard)
+        write_rejects(tmp_path / "no" / "rejects.csv", shard.rejects)
 
 
 # One user's rows only
@@ -537,7 +537,7 @@ def test_planted_sentinels_reach_no_output(
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         shard = read_shard(shards_with_sentinels(write), contract)
-        write_rejects(tmp_path / "rejects.csv", shard)
+        write_rejects(tmp_path / "rejects.csv", shard.rejects)
     assert shard.users == 1
     assert len(shard.rejects) == 7
     captured = capfd.readouterr()

@@ -114,3 +114,16 @@ def test_a_reason_is_said_in_both_languages(federation_file):
 def test_decisions_are_none_by_default():
     assert not Decision().decides
     assert dataclasses.replace(Decision(), approve_below=0.1, decline_from=0.1).decides
+
+
+def test_a_contract_without_what_is_told_is_the_one_that_was_trained(federation_file):
+    plain = parse_contract(federation_file())
+    told = parse_contract(
+        federation_file(
+            scorecard={"preset": "toad"}, decision={"bands": {"A": 1.0}}, reasons={"income": SAID}
+        )
+    )
+    assert told.digest != plain.digest
+    assert told.untold().digest == plain.untold().digest == plain.digest
+    other = parse_contract(federation_file(training={"rounds": 99}))
+    assert other.untold().digest != plain.digest

@@ -6,7 +6,7 @@ import torch
 
 from credit_common.backbone import resolve_backbone
 from credit_common.errors import BackboneError, WireError
-from credit_common.model import CreditModel, bucket_length, check_adapter
+from credit_common.model import CreditModel, check_adapter
 from credit_common.sections import Model
 from credit_common.text import reference_text, wide_width
 
@@ -303,8 +303,3 @@ def test_a_contract_that_does_not_fit_the_backbone_is_refused(backbone, variant)
         CreditModel(variant(), None)
     with pytest.raises(BackboneError, match=r"layers = 7.*has 6"):
         CreditModel(variant(layers=7), backbone)
-
-
-def test_a_texts_padded_length_is_its_own_next_multiple_of_eight():
-    assert [bucket_length(n, 128) for n in (1, 8, 9, 16, 121, 128)] == [8, 8, 16, 16, 128, 128]
-    assert bucket_length(99, 100) == 100

@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from credit_client.scoring.reasons import scored_fields
 from credit_client.shard import read_shard
 from credit_common.contract import Contract, load_contract
 from credit_common.fields import DroppedField, NumberField, ProtectedField
@@ -53,6 +54,12 @@ def test_the_whole_schedule_fits_the_budget_of_every_size_class(contract):
 def test_protected_fields_are_declared_and_never_inputs(name, contract):
     assert {f.name for f in contract.fields if isinstance(f, ProtectedField)} == SENSITIVE[name]
     assert not SENSITIVE[name] & inputs(contract)
+
+
+@pytest.mark.parametrize("credit", sorted(set(DATA_SETS) - {"completejourney", "reviews"}))
+def test_every_field_that_is_scored_has_words_for_the_applicant(credit):
+    contract = load_contract(contract_path(credit))
+    assert {field for field, _ in contract.reasons} == set(scored_fields(contract))
 
 
 def test_no_lenders_score_and_no_holder_is_an_input(contract):

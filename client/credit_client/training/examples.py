@@ -20,7 +20,8 @@ from torch import Tensor
 from credit_client.training.hidden import Frozen, Hidden, Store, Tokens
 from credit_client.training.shapes import rows_of_reads, rows_of_texts
 from credit_common.contract import Contract
-from credit_common.model import CreditModel, bucket_length
+from credit_common.model import CreditModel
+from credit_common.padding import bucket_length
 from credit_common.record import Record
 from credit_common.text import record_text, wide_features, wide_width
 

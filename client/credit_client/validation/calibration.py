@@ -7,20 +7,19 @@ one fit that a file holds, which may have seen these very users.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from credit_client.scoring.calibration import Method, fit
 from credit_client.validation.bands import BANDS, band_of
 from credit_common.delong import Z95
 from credit_common.metrics import brier_exact, log_loss_exact
 
-Method = Literal["platt", "isotonic"]
-METHODS: tuple[Method, ...] = ("platt", "isotonic")
 FOLDS = 5
+FITTED_ON = "of the four fifths that it is fitted on"
 _EDGE = 1e-6
 """Where PDs are cut before their logit is taken, for slope and intercept alone."""
 
@@ -158,33 +157,16 @@ def folds(keys: Sequence[str]) -> NDArray[np.int64]:
 
 def cross_fitted(
     method: Method, logits: NDArray[np.float64], labels: NDArray[np.int64], keys: Sequence[str]
-) -> NDArray[np.float64] | None:
+) -> NDArray[np.float64]:
     """Calibrated PDs (users,), each by a calibration that has not seen the user's fold.
 
-    Returns:
-        None where the other folds of some user are all of one class.
+    Raises:
+        ShardError: If the other folds of some user are too few users to fit on, see
+            `scoring.calibration.fit`.
     """
     own, pds = folds(keys), np.zeros(labels.size)
     for fold in np.unique(own):
         others = own != fold
-        if np.unique(labels[others]).size < 2:
-            return None
-        pds[~others] = fitted(method, logits[others], labels[others])(logits[~others])
+        found = fit(method, logits[others], labels[others], release="")
+        pds[~others] = found.apply(logits[~others])
     return pds
-
-
-def fitted(
-    method: Method, logits: NDArray[np.float64], labels: NDArray[np.int64]
-) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Logits -> PDs, fitted on users of both classes."""
-    if method == "platt":
-        from sklearn.linear_model import LogisticRegression
-
-        sigmoid = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(logits[:, None], labels)
-        return lambda new: np.asarray(sigmoid.predict_proba(new[:, None])[:, 1], np.float64)
-    from sklearn.isotonic import IsotonicRegression
-
-    edge = 0.5 / labels.size  # nobody's PD is certain: half a user in all of them
-    steps = IsotonicRegression(out_of_bounds="clip", y_min=edge, y_max=1 - edge)
-    steps.fit(logits, labels)
-    return lambda new: np.asarray(steps.predict(new), np.float64)

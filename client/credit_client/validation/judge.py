@@ -1,5 +1,6 @@
 """A release and a merchant's file in, a study out."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from credit_client.mapping import load_mapping
-from credit_client.scoring.batch import open_model, score_records
+from credit_client.scoring.calibration import METHODS, Method, read_calibration
 from credit_client.scoring.points import default_probability, points
+from credit_client.scoring.reference import open_reference
 from credit_client.shard import Example, Shard, read_shard
 from credit_client.validation.bands import score_bands
-from credit_client.validation.calibration import METHODS, Method, calibrated, cross_fitted
+from credit_client.validation.calibration import FITTED_ON, calibrated, cross_fitted
 from credit_client.validation.challenger import Challenge, challenge
 from credit_client.validation.cutoffs import Stakes, banded, cut_off_table, decided, marked
 from credit_client.validation.evidence import evidence
@@ -31,7 +33,6 @@ from credit_client.validation.sample import (
     why_not,
 )
 from credit_client.validation.study import Judged, Study, TextPart
-from credit_common.bundle import read_object
 from credit_common.contract import Contract
 from credit_common.decision import Decision
 from credit_common.errors import ContractError, ShardError
@@ -49,11 +50,12 @@ class Asked:
     Attributes:
         mapping: File that translates the merchant's columns, codes and units.
         users: The hold-out users of the contract's split, or all.
-        calibration: The holder's own, a JSON file; its method is judged, and decisions are made by
-            PDs of that method.
+        calibration: The holder's own, as `credit-client calibrate` writes it; its method is judged,
+            and decisions are made by PDs of that method.
         challenger: Folder of another release.
         since: First day of the second period.
-        decision: The holder's own cut-offs; None for the contract's.
+        decision: The holder's own cut-offs, with bands of its own or the contract's; None for the
+            contract's.
         stakes: What a default costs.
         device: As for `device_of`.
     """
@@ -80,7 +82,9 @@ def judge(release: Path, shard: Path, asked: Asked) -> Study:
     opened = open_release(release)
     contract = opened.resolved
     require_binary(contract)
-    method = _method(asked.calibration) if asked.calibration else None
+    method: Method | None = None
+    if asked.calibration:
+        method = read_calibration(asked.calibration, opened.digest).method
     if asked.since is not None and not contract.record.time:
         raise ContractError("record.time: is not in the contract, and --from needs it")
     other = open_release(asked.challenger) if asked.challenger else None
@@ -89,13 +93,19 @@ def judge(release: Path, shard: Path, asked: Asked) -> Study:
     read, examples = _users(opened, shard, asked)
     labels = outcomes(examples)
     logits = _logits(opened, examples, asked.device)
-    every = _calibrations(contract, logits, labels, [example.key for example in examples])
-    if method is not None and method not in every:
-        raise ShardError(f"{shard}: too few users of a class to judge a calibration in folds")
+    keys = [example.key for example in examples]
+    every, refused = _calibrations(contract, logits, labels, keys)
+    if method is not None and method in refused:
+        raise ShardError(f"{shard}: {refused[method]} ({FITTED_ON})")
     sample = Sample(examples=examples, labels=labels, logits=logits, pds=every[method or RELEASED])
-    decision = asked.decision or contract.decision
+    decision = contract.decision
+    if asked.decision is not None:
+        bands = asked.decision.bands or decision.bands
+        decision = dataclasses.replace(asked.decision, bands=bands)
     marks = marked(contract, decision)
-    table, told = points_table(contract, opened.head), points(contract.scorecard, logits)
+    table = points_table(contract, opened.head)
+    scale = logits if method is None else np.log(sample.pds) - np.log1p(-sample.pds)
+    told = points(contract.scorecard, scale)  # as `scoring.told` tells them
     return Study(
         judged=Judged(
             federation=contract.federation.name,
@@ -119,23 +129,16 @@ def judge(release: Path, shard: Path, asked: Asked) -> Study:
         decided=decided(sample.pds, labels, decision),
         banded=banded(sample.pds, labels, decision),
         calibration=tuple(calibrated(name, pds, labels) for name, pds in every.items()),
+        not_calibrated=tuple(refused.items()),
         fairness=fairness(contract, sample, marks),
         evidence=evidence(contract, [example.record for example in examples], labels),
         points=table,
         text=_text_part(contract, table, sample),
-        challenge=_challenge(other, shard, asked, sample, marks[0]) if other else None,
+        challenge=_challenge(other, shard, asked, method, sample, marks[0]) if other else None,
         periods=out_of_time(sample, asked.since) if asked.since else None,
         sample=sample,
         told_points=told,
     )
-
-
-def _method(path: Path) -> Method:
-    told = read_object(path).get("method")
-    method = next((known for known in METHODS if known == told), None)
-    if method is None:
-        raise ContractError(f"{path}: its method must be one of {', '.join(METHODS)}")
-    return method
 
 
 def _users(release: Release, shard: Path, asked: Asked) -> tuple[Shard, tuple[Example, ...]]:
@@ -149,8 +152,8 @@ def _users(release: Release, shard: Path, asked: Asked) -> tuple[Shard, tuple[Ex
 
 
 def _logits(release: Release, examples: Sequence[Example], device: str) -> NDArray[np.float64]:
-    model = open_model(release, device)
-    scores = score_records(model, [example.record for example in examples])
+    engine = open_reference(release, device)
+    scores = engine.score([example.record for example in examples])
     return scores[:, 0].astype(np.float64)
 
 
@@ -159,14 +162,16 @@ def _calibrations(
     logits: NDArray[np.float64],
     labels: NDArray[np.int64],
     keys: Sequence[str],
-) -> dict[str, NDArray[np.float64]]:
-    """PDs as released, and by each method that these users are enough for."""
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
+    """PDs as released and by each method; and why not, of one that these users are too few for."""
     every = {RELEASED: default_probability(contract, logits)}
+    refused: dict[str, str] = {}
     for method in METHODS:
-        pds = cross_fitted(method, logits, labels, keys)
-        if pds is not None:
-            every[method] = pds
-    return every
+        try:
+            every[method] = cross_fitted(method, logits, labels, keys)
+        except ShardError as error:
+            refused[method] = str(error)
+    return every, refused
 
 
 def _text_part(contract: Contract, table: PointsTable | None, sample: Sample) -> TextPart | None:
@@ -182,7 +187,12 @@ def _text_part(contract: Contract, table: PointsTable | None, sample: Sample) ->
 
 
 def _challenge(
-    other: Release, shard: Path, asked: Asked, sample: Sample, mark: tuple[str, float]
+    other: Release,
+    shard: Path,
+    asked: Asked,
+    method: Method | None,
+    sample: Sample,
+    mark: tuple[str, float],
 ) -> Challenge:
     """The challenger on those of the champion's users that it may be judged on too.
 
@@ -200,9 +210,7 @@ def _challenge(
         raise ShardError(f"{shard}: users that both releases may be judged on: {reason}")
     logits = _logits(other, shared, asked.device)
     pds = default_probability(other.contract, logits)
-    if asked.calibration:
-        keys = [example.key for example in shared]
-        own = cross_fitted(_method(asked.calibration), logits, labels, keys)
-        pds = pds if own is None else own
+    if method is not None:
+        pds = cross_fitted(method, logits, labels, [example.key for example in shared])
     champion = (sample.logits[both], sample.pds[both])
     return challenge(labels, champion, (logits, pds), mark, len(sample.examples) - len(both))

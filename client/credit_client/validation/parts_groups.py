@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from credit_client.page.blocks import Block, Table
+from credit_client.validation.calibration import FITTED_ON
 from credit_client.validation.cutoffs import DECLINE
 from credit_client.validation.fairness import FEWEST_OF_A_GROUP, AtCutOff, Fairness
 from credit_client.validation.study import Study
@@ -40,12 +41,7 @@ def calibration_blocks(study: Study) -> list[Block]:
     blocks: list[Block] = [
         Table(heads=heads, widths=(18, 8, 7, 8, 7, 6, 9, 8, 9), rows=rows, dense=True)
     ]
-    missing = {"platt", "isotonic"} - {each.name for each in study.calibration}
-    if missing:
-        blocks.append(
-            "Not judged, since a fold would have no default to be fitted on: "
-            f"{', '.join(sorted(missing))}."
-        )
+    blocks += [f"Not judged: {why} ({FITTED_ON})." for _, why in study.not_calibrated]
     for each in study.calibration:
         if each.name == (own or study.calibration[0].name):
             tenths = [

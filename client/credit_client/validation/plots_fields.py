@@ -39,7 +39,7 @@ def fairness_picture(study: Study) -> Picture | None:
     ]
     return Picture(
         title=f"Share approved by group ({at.mark} {at.pd:g})",
-        caption="Upright marks are four fifths of the highest rate of the field; a red bar is below "
+        caption="Upright marks are four fifths of the field's highest rate; a red bar is below "
         "its own.",
         alt="; ".join(told),
         png=drawn(draw, _WIDTH, 0.6 + 0.5 * len(compared) + _BAR * sum(sizes)),

@@ -73,6 +73,7 @@ class Study:
         stakes: What a default costs.
         marks: Cut-offs (name, PD) that groups and models are compared at.
         figures, bands, cut_offs, decided, banded, evidence, fairness, calibration: See there.
+        not_calibrated: Methods that are not judged, and why.
         points: None where the release has no wide part.
         text: None where one of the two parts is missing.
         challenge, periods: None where not asked for.
@@ -90,6 +91,7 @@ class Study:
     decided: tuple[Outcome, ...]
     banded: tuple[Outcome, ...]
     calibration: tuple[Calibrated, ...]
+    not_calibrated: tuple[tuple[str, str], ...]
     fairness: tuple[Fairness, ...]
     evidence: tuple[FieldEvidence, ...]
     points: PointsTable | None

@@ -20,6 +20,7 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     which = bench.add_subparsers(required=True, metavar="WHAT")
     _add_rounds(which)
+    _add_scoring(which)
     _add_start(which)
     _add_training(which)
     _add_wire(which)
@@ -33,6 +34,31 @@ def _add_rounds(which: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     rounds.add_argument("--repeats", type=_counted, default=3, metavar="N")
     rounds.add_argument("--format", default="table", choices=STYLES)
     rounds.set_defaults(command=_rounds)
+
+
+def _add_scoring(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    scoring = which.add_parser(
+        "scoring",
+        help="rows a second of scoring a file, beside a plain loop of transformers and peft",
+    )
+    scoring.add_argument(
+        "--data",
+        default="pakdd2009,lendingclub",
+        help="comma-separated packaged data sets whose contracts read text (pakdd2009,lendingclub)",
+    )
+    scoring.add_argument("--rows", type=_counted, default=2000, metavar="N", help="scored (2000)")
+    scoring.add_argument("--repeats", type=_counted, default=3, metavar="N")
+    scoring.add_argument("--format", default="table", choices=STYLES)
+    scoring.set_defaults(command=_scoring)
+
+
+def _scoring(options: argparse.Namespace) -> int:
+    from credit_simulations.bench.measured import show
+    from credit_simulations.bench.scoring import measure_scoring
+
+    names = options.data.split(",")
+    show(measure_scoring(names, options.rows, options.repeats, _stage), options.format)
+    return 0
 
 
 def _add_start(which: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

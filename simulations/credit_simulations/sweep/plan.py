@@ -230,7 +230,7 @@ class Trial:
         told = {
             "revision": REVISION,
             "trial": asdict(replace(self, entry=replace(self.entry, contract="", arms=(), at=()))),
-            "contract": contract.digest,
+            "contract": contract.untold().digest,
             "data": data_sha256,
         }
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from credit_client.scoring.batch import open_model, score_records
+from credit_client.scoring.calibration import fit, write_calibration
+from credit_client.scoring.reference import open_reference
 from credit_client.shard import read_shard
 from credit_client.validation.judge import Asked, judge
 from credit_common.claim import Facts
@@ -75,7 +76,7 @@ def outcomes_of(tmp_path_factory):
         opened = open_release(release)
         read = read_shard(path, opened.contract)
         examples = sorted((*read.train, *read.holdout), key=lambda e: e.row)
-        logits = score_records(open_model(opened), [e.record for e in examples])[:, 0]
+        logits = open_reference(opened).score([e.record for e in examples])[:, 0]
         draw = np.random.default_rng(seed).random(len(rows))
         bads = draw < 1 / (1 + np.exp(-logits))
         frame = pd.DataFrame(rows)
@@ -98,6 +99,22 @@ def trial(release_of, outcomes_of) -> Trial:
 def told(trial):
     """A study of the trial's hold-out users, made once."""
     return judge(trial.release, trial.shard, Asked(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def calibration_of(tmp_path_factory):
+    """Writes a calibration for a release, fitted on outcomes that have nothing to do with it."""
+
+    def make(release: Path, method: str) -> Path:
+        draw = np.random.default_rng(0)
+        logits = draw.normal(0, 2, 2000)
+        labels = draw.random(2000) < 1 / (1 + np.exp(-logits))
+        found = fit(method, logits, labels, open_release(release).digest)
+        path = tmp_path_factory.mktemp("calibration") / "calibration.json"
+        write_calibration(path, found)
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

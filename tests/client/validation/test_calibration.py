@@ -5,16 +5,17 @@ import pytest
 from scipy.stats import binomtest, chi2, kstest
 from sklearn.metrics import brier_score_loss, log_loss
 
+from credit_client.scoring.calibration import METHODS
 from credit_client.shard import is_holdout, user_key
 from credit_client.validation.calibration import (
     FOLDS,
-    METHODS,
     calibrated,
     cross_fitted,
     folds,
     slope_and_intercept,
     wilson,
 )
+from credit_common.errors import ShardError
 
 
 def keys_of(users):
@@ -63,8 +64,8 @@ def test_right_pds_pass_hosmer_lemeshow_as_often_as_they_should(drawn):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_users_pd_does_not_depend_on_outcomes_of_its_fold(drawn, method):
-    logits, _, labels = drawn(300)
-    keys = keys_of(300)
+    logits, _, labels = drawn(1500)
+    keys = keys_of(1500)
     before, own = cross_fitted(method, logits, labels, keys), folds(keys)
     for fold in range(FOLDS):
         other = labels.copy()
@@ -98,12 +99,13 @@ def test_a_fold_that_has_all_defaults_leaves_nothing_to_fit(drawn):
     keys = keys_of(100)
     labels = np.zeros(100, np.int64)
     labels[np.flatnonzero(folds(keys) == 2)[:6]] = 1
-    assert cross_fitted("platt", logits, labels, keys) is None
+    with pytest.raises(ShardError, match=r"0 of \d+ users defaulted"):
+        cross_fitted("platt", logits, labels, keys)
 
 
 def test_isotonic_pds_are_never_certain(drawn):
-    logits, _, labels = drawn(200)
-    pds = cross_fitted("isotonic", 50 * logits, labels, keys_of(200))
+    logits, _, labels = drawn(1500)
+    pds = cross_fitted("isotonic", 50 * logits, labels, keys_of(1500))
     assert 0 < pds.min() < pds.max() < 1
 
 

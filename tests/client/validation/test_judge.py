@@ -91,23 +91,40 @@ def test_cut_offs_and_stakes_of_the_holder_are_used(trial, told):
     other = judge(trial.release, trial.shard, asked)
     assert [(c.mark, c.pd) for c in other.cut_offs if c.mark] == [("approve below", 0.3)]
     assert other.judged.own_cut_offs
-    assert other.banded == ()
+    assert [o.name for o in other.banded] == ["A", "B", "C", "D"]  # the contract's
     assert other.cut_offs[-1].expected_loss == pytest.approx(
         told.cut_offs[-1].expected_loss * 2 * 50
     )
 
 
-@pytest.mark.parametrize("method", ["platt", "isotonic"])
-def test_with_a_calibration_decisions_are_by_pds_of_its_method(trial, told, tmp_path, method):
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps({"method": method, "whatever": [1, 2]}))
+def test_with_a_calibration_decisions_and_points_are_by_pds_of_its_method(
+    trial, told, calibration_of
+):
+    path = calibration_of(trial.release, "platt")
     other = judge(trial.release, trial.shard, dataclasses.replace(CPU, calibration=path))
-    (after,) = [each for each in other.calibration if each.name == method]
+    (after,) = [each for each in other.calibration if each.name == "platt"]
     assert other.figures.brier == pytest.approx(after.brier)
     assert other.figures.mean_pd == pytest.approx(after.mean_pd)
     assert other.figures.auc == told.figures.auc  # users are ordered by the release
     assert other.calibration == told.calibration
     assert other.decided != told.decided
+    card = open_release(trial.release).contract.scorecard
+    pds = other.sample.pds
+    assert other.told_points == pytest.approx(points(card, np.log(pds / (1 - pds))))
+
+
+def test_a_method_that_users_are_too_few_for_is_not_judged_and_refused_where_it_is_in_use(
+    trial, told, calibration_of
+):
+    assert [each.name for each in told.calibration] == ["as released", "platt"]
+    ((method, why),) = told.not_calibrated
+    assert method == "isotonic"
+    assert "must be at least 1000" in why
+    path = calibration_of(trial.release, "isotonic")
+    with pytest.raises(
+        ShardError, match=r"isotonic: .* must be at least 1000 \(of the four fifths"
+    ):
+        judge(trial.release, trial.shard, dataclasses.replace(CPU, calibration=path))
 
 
 def test_a_challenger_is_held_against_the_champion(release_of, trial, told):
@@ -206,15 +223,13 @@ def test_files_that_say_too_little_are_refused_in_one_line(trial, tmp_path, chan
     assert str(path) in str(caught.value)
 
 
-def test_a_calibration_file_that_is_none_is_refused(trial, tmp_path):
-    path = tmp_path / "calibration.json"
-    for content, error, said in (
-        ("[]", TrustError, "not a JSON object"),
-        ('{"method": "beta"}', ContractError, "method must be one of platt, isotonic"),
-    ):
-        path.write_text(content)
-        with pytest.raises(error, match=said):
-            judge(trial.release, trial.shard, dataclasses.replace(CPU, calibration=path))
+def test_a_calibration_that_is_none_or_anothers_is_refused(trial, release_of, calibration_of):
+    other = calibration_of(release_of(seed=5, model={"train": ["wide"]}), "platt")
+    for content, said in ((None, "is for the release"), ("[]", "is not a calibration")):
+        if content is not None:
+            other.write_text(content)
+        with pytest.raises(ShardError, match=said):
+            judge(trial.release, trial.shard, dataclasses.replace(CPU, calibration=other))
 
 
 def test_a_release_that_was_changed_is_not_judged(trial, tmp_path):

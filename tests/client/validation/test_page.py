@@ -152,15 +152,15 @@ def test_what_was_not_asked_for_is_not_shown(told, parsed_page):
     assert "Out of time" not in found.text
 
 
-def test_what_decides_is_said(trial, tmp_path, told):
+def test_what_decides_is_said(trial, calibration_of, told):
     def answer(study):
         return " ".join(as_text("", parts(study), "").split())
 
     assert "the hold-out users of the contract's split" in answer(told)
     assert "cut-offs the contract's" in answer(told)
     assert "PDs for decisions as released" in answer(told)
-    path = tmp_path / "calibration.json"
-    path.write_text('{"method": "platt"}')
+    assert "Not judged: a calibration by isotonic:" in answer(told)
+    path = calibration_of(trial.release, "platt")
     own = Decision(approve_below=0.1, decline_from=0.2)
     asked = Asked(device="cpu", users="all", calibration=path, decision=own)
     other = answer(judge(trial.release, trial.shard, asked))

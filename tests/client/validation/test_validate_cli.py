@@ -62,7 +62,7 @@ def test_the_page_is_written_for_its_owner_alone_and_not_over_anything(validate,
         (["--lgd", "1.5"], "lgd = 1.5: must be between 0 and 1"),
         (["--exposure", "-1"], "exposure = -1: must be positive"),
         (["--challenger", "nowhere"], "nowhere"),
-        (["--calibration", "nowhere.json"], "cannot read nowhere.json"),
+        (["--calibration", "nowhere.json"], "cannot read the calibration nowhere.json"),
         (["--out", "nowhere/report.html"], "its folder does not exist"),
     ],
 )
@@ -89,7 +89,9 @@ def test_a_missing_library_is_named_with_what_to_type(validate, monkeypatch, nam
         validate_cli, "find_spec", lambda asked: None if asked == name else found(asked)
     )
     err = validate(code=1).err
-    assert err == f"credit-client: {name} is missing: pip install 'credit-federation[score]'\n"
+    assert (
+        err == f"credit-client: {name} is not installed: pip install 'credit-federation[score]'\n"
+    )
 
 
 def test_the_command_line_starts_without_the_extra():

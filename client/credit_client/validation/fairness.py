@@ -173,7 +173,8 @@ def _at(
     )
     ratio = float(parity.ratio()) if approved.any() else None
     whole = [str(code) for code in np.unique(codes) if _both(labels[codes == code])]
-    shares = difference = odds_ratio = None
+    shares: dict[str, dict[str, float]] = {"good": {}, "bad": {}}
+    difference = odds_ratio = None
     if whole:
         own = np.isin(codes, whole)
         odds = MetricFrame(
@@ -182,10 +183,11 @@ def _at(
             y_pred=approved[own],
             sensitive_features=codes[own],
         )
-        shares = odds.by_group
+        shares = {name: odds.by_group[name].astype(float).to_dict() for name in shares}
         if len(whole) > 1:
             difference = float(odds.difference().max())
-            odds_ratio = float(odds.ratio().min()) if (shares.max() > 0).all() else None
+            some = all(max(share.values()) > 0 for share in shares.values())
+            odds_ratio = float(odds.ratio().min()) if some else None
     return AtCutOff(
         mark=mark,
         pd=pd,
@@ -193,8 +195,8 @@ def _at(
             Rates(
                 name=code,
                 approved=float(parity.by_group[code]),
-                approved_good=float(shares["good"][code]) if code in whole else None,
-                approved_bad=float(shares["bad"][code]) if code in whole else None,
+                approved_good=shares["good"].get(code),
+                approved_bad=shares["bad"].get(code),
             )
             for code in names
         ),

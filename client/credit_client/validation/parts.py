@@ -6,6 +6,7 @@ Terminal, Markdown and page show what is said here; the page has pictures too.
 from collections.abc import Iterator, Mapping
 
 from credit_client.page.blocks import Block, Facts, Part, Picture, Points, Table
+from credit_client.validation.calibration import Calibrated
 from credit_client.validation.parts_compared import challenge_blocks, period_blocks
 from credit_client.validation.parts_fields import field_blocks, points_blocks
 from credit_client.validation.parts_groups import calibration_blocks, fairness_blocks
@@ -58,17 +59,12 @@ def _answer(study: Study) -> list[Block]:
         f"{four(figures.auc_low)} to {four(figures.auc_high)}), KS {four(figures.ks)}."
     )
     blocks: list[Block] = [said]
-    gap = before.mean_pd - before.bad_rate
-    verdict = (
-        "Nothing here says that they are off"
-        if before.p_value >= 0.05
-        else "They are off by more than chance explains"
-    )
-    blocks.append(
-        f"PDs as released say {percent(before.mean_pd)} on average, where "
-        f"{percent(before.bad_rate)} came ({100 * gap:+.2f} percentage points). {verdict} "
-        f"(Hosmer-Lemeshow, p = {before.p_value:.3g})."
-    )
+    blocks += [_calibrated("as released", before)]
+    blocks += [
+        _calibrated(f"by {each.name} calibration", each)
+        for each in study.calibration
+        if each.name == study.judged.calibration
+    ]
     for outcome in study.decided[:1]:
         rate = "nobody" if outcome.bad_rate is None else percent(outcome.bad_rate)
         blocks.append(
@@ -87,6 +83,17 @@ def _answer(study: Study) -> list[Block]:
             f"{'; '.join(low)}. See the part on groups of people."
         )
     return blocks
+
+
+def _calibrated(how: str, told: Calibrated) -> str:
+    gap = 100 * (told.mean_pd - told.bad_rate)
+    verdict = "Nothing here says that they are off"
+    if told.p_value < 0.05:
+        verdict = "They are off by more than chance explains"
+    return (
+        f"PDs {how} say {percent(told.mean_pd)} on average, where {percent(told.bad_rate)} came "
+        f"({gap:+.2f} percentage points). {verdict} (Hosmer-Lemeshow, p = {told.p_value:.3g})."
+    )
 
 
 def _judged(study: Study) -> list[Block]:

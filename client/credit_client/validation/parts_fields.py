@@ -66,6 +66,11 @@ def points_blocks(study: Study, pictures: Sequence[Block]) -> list[Block]:
             f"alone orders them with an AUC of {four(study.text.auc_wide)}, the whole model with "
             f"{four(study.figures.auc)}."
         )
+    if study.judged.calibration:
+        blocks.append(
+            "The table is of the release's own score. The holder's calibration, which users' "
+            "points are told by, comes after it."
+        )
     blocks += pictures
     strongest = [
         (

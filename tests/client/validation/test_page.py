@@ -168,6 +168,9 @@ def test_what_decides_is_said(trial, calibration_of, told):
     assert "cut-offs the holder's own" in other
     assert "by platt calibration, each user's PD from a fit on the four fifths" in other
     assert "platt (in use)" in other
+    assert "PDs by platt calibration say" in other
+    assert "The holder's calibration, which users' points are told by, comes after it" in other
+    assert "calibration say" not in answer(told)
 
 
 def test_groups_that_are_not_judged_are_said_and_those_below_four_fifths_are_loud(whole):

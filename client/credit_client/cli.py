@@ -6,6 +6,7 @@
     credit-client accept BUNDLE                                    agree to an amended contract
     credit-client score | calibrate | export                       see `credit_client.score_cli`
     credit-client serve --release DIR                              see `credit_client.serve_cli`
+    credit-client validate --release DIR --shard FILE              see `credit_client.validate_cli`
     credit-client forget                                           delete what a killed one left
     credit-client ledger | manifest | report | verify-report       see `credit_client.records_cli`
 
@@ -25,6 +26,7 @@ from credit_client.cache_cli import add_cache_options, add_forget, cache_of, for
 from credit_client.records_cli import add_record_commands
 from credit_client.score_cli import add_score_commands
 from credit_client.serve_cli import add_serve
+from credit_client.validate_cli import add_validate
 from credit_common.bundle import parse_address, read_bundle
 from credit_common.certificates import request_fingerprint
 from credit_common.command import (
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add_record_commands(commands, HOME)
     add_score_commands(commands)
     add_serve(commands)
+    add_validate(commands)
     return parser
 
 

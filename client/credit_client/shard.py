@@ -38,11 +38,14 @@ class Example:
             federation, so a key hides an id from a glance and not from a guess: it stays here too.
         row: Data row of the file (from 1) that gave the record.
         record: The checked values.
+        time: Of that row, in days since 1970 (UTC), by the contract's `record.time`; None where it
+            has none.
     """
 
     key: str
     row: int
     record: Record = field(repr=False)
+    time: float | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +209,9 @@ def read_user(
     missing.update(name for name, value in values.items() if value is None or value == ())
     record = make_record(contract, values, label)
     key = user_key(contract.split.salt, user_id)
-    return Example(key=key, row=number, record=record), rejects, repeated
+    time = values.get(contract.record.time)
+    when = time if isinstance(time, float) else None
+    return Example(key=key, row=number, record=record, time=when), rejects, repeated
 
 
 def write_rejects(path: str | Path, rejects: Iterable[Reject]) -> None:

@@ -8,9 +8,12 @@ import json
 import math
 import re
 import textwrap
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
+from credit_common.card_points import scorecard_part
 from credit_common.claim import Facts, promise, released_figures
 from credit_common.contract import Contract
 from credit_common.evaluation import read_calibration
@@ -30,7 +33,11 @@ def base_model(spec: Model) -> str:
 
 
 def model_card(
-    contract: Contract, facts: Facts, backbone_sha256: str | None, edges: Edges | None = None
+    contract: Contract,
+    facts: Facts,
+    backbone_sha256: str | None,
+    edges: Edges | None = None,
+    head: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> str:
     """README.md of a release, Markdown with the Hub's YAML header.
 
@@ -39,7 +46,9 @@ def model_card(
         facts: Of the training.
         backbone_sha256: Of its model.safetensors; None where no text is read.
         edges: What the federation found of them; none where all stand in the contract.
+        head: Arrays of head.safetensors; with them, a binary task's card shows its points.
     """
+    resolved = contract.with_edges(edges or {})
     name, kind = contract.federation.name, contract.task.kind
     what = {
         "binary": "the probability that a user defaults",
@@ -54,6 +63,7 @@ def model_card(
         "trade should look at its figures on their own data before it takes part in a decision.",
         _training(contract, facts, backbone_sha256),
         _figures(contract, facts),
+        *([scorecard_part(resolved, head)] if kind == "binary" and head is not None else []),
         f"## Privacy\n\n{promise(contract, facts)} `privacy.json` has the whole statement.",
         "## Limits\n\n"
         "- It has learnt from the users of the holders that took part, at the time of their data. "
@@ -62,7 +72,7 @@ def model_card(
         "- Nothing here shows that it treats groups of people alike. Measure that.\n"
         "- Texts are cut at the contract's length, and values outside the contract's ranges and "
         "codes are treated as it says.",
-        _opening(contract.with_edges(edges or {})),
+        _opening(resolved),
     ]
     return "\n\n".join(parts) + "\n"
 

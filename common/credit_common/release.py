@@ -219,7 +219,7 @@ def _contents(
         depth = model.frozen_layers + model.trained_layers
         files |= lora.peft_files(contract.model, depth, base_model(contract.model), factors)
     files[HEAD] = save_tensors({name: np.ascontiguousarray(head[name]) for name in sorted(head)})
-    files[CARD] = model_card(contract, facts, sha256, edges).encode()
+    files[CARD] = model_card(contract, facts, sha256, edges, head).encode()
     return files
 
 

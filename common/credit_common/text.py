@@ -64,14 +64,49 @@ def wide_names(contract: Contract) -> tuple[str, ...]:
     """A readable name for each wide feature, in order."""
     names = ["constant"]
     for field in contract.wide_fields:
+        cells = cell_names(field)
         if isinstance(field, NumberField):
-            bounds = ["", *(f"{edge:g}" for edge in _edges(field)), ""]
-            names += [f"{field.name} [{a}, {b})" for a, b in pairwise(bounds)]
-            names += [f"{field.name} missing", f"{field.name} position"]
+            names += [f"{field.name} {cell}" for cell in (*cells, "position")]
         else:
             names += [f"{field.name} = {code}" for code in field.values]
-            names += [f"{field.name} other", f"{field.name} missing"]
+            names += [f"{field.name} {cell}" for cell in cells[len(field.values) :]]
     return tuple(names)
+
+
+def cell_names(field: NumberField | CategoryField) -> tuple[str, ...]:
+    """What each cell of a field holds: a number's bins and missing; codes, other and missing.
+
+    Raises:
+        ContractError: If edges of the contract are federated and not filled in.
+    """
+    if isinstance(field, NumberField):
+        bounds = ["", *(f"{edge:g}" for edge in _edges(field)), ""]
+        return (*(f"[{a}, {b})" for a, b in pairwise(bounds)), "missing")
+    return (*field.values, "other", "missing")
+
+
+def cell_of(field: NumberField | CategoryField, value: float | str | None) -> int:
+    """Which of a field's cells a value is in, by its place among `cell_names`.
+
+    Raises:
+        ContractError: If edges of the contract are federated and not filled in.
+    """
+    if isinstance(field, NumberField):
+        return field.bins if value is None else bisect_right(_edges(field), float(value))
+    if value is None:
+        return len(field.values) + 1
+    return len(field.values) if value == OTHER else field.values.index(str(value))
+
+
+def position(field: NumberField, cell: int) -> float:
+    """A number's bin from -1 to 1; 0 where it is missing."""
+    return 0.0 if cell == field.bins else 2.0 * cell / (field.bins - 1) - 1.0
+
+
+def wide_scale(contract: Contract) -> float:
+    """What a row of ones and positions is divided by, so that its L2 norm is below 1."""
+    largest = 1.0 + sum(2.0 if isinstance(f, NumberField) else 1.0 for f in contract.wide_fields)
+    return math.sqrt(largest) * (1 + 1e-6)  # below 1 in spite of rounding
 
 
 def wide_features(contract: Contract, record: Record) -> NDArray[np.float32]:
@@ -85,27 +120,14 @@ def wide_features(contract: Contract, record: Record) -> NDArray[np.float32]:
     """
     row = np.zeros(wide_width(contract), np.float32)
     row[0] = 1.0
-    start, largest = 1, 1.0
+    start = 1
     for field in contract.wide_fields:
-        value = record.values.get(field.name)
+        cell = cell_of(field, record.values.get(field.name))
+        row[start + cell] = 1.0
         if isinstance(field, NumberField):
-            bins, edges = field.bins, _edges(field)
-            if value is None:
-                row[start + bins] = 1.0
-            else:
-                index = bisect_right(edges, float(value))
-                row[start + index] = 1.0
-                row[start + bins + 1] = 2.0 * index / (bins - 1) - 1.0
-            largest += 2.0
-        else:
-            codes = len(field.values)
-            index = codes + 1 if value is None else codes
-            if value is not None and value != OTHER:
-                index = field.values.index(str(value))
-            row[start + index] = 1.0
-            largest += 1.0
+            row[start + field.bins + 1] = position(field, cell)
         start += _cells(field)
-    return row / np.float32(math.sqrt(largest) * (1 + 1e-6))  # below 1 in spite of rounding
+    return row / np.float32(wide_scale(contract))
 
 
 def _cells(field: NumberField | CategoryField) -> int:

@@ -14,12 +14,10 @@ from credit_common.backbone import load_tokenizer, resolve_backbone, token_ids
 from credit_common.contract import parse_contract
 from credit_common.errors import FetchError
 from credit_common.fields import CategoryField, NumberField
-from credit_common.metrics import auc_exact
 from credit_common.text import record_text
 from credit_simulations.bench import training
 from credit_simulations.bench.compared import QUICK
 from credit_simulations.bench.engine import Engine, Schedule, at_layers
-from credit_simulations.bench.quality import paired_error
 from credit_simulations.bench.recipes import Recipe
 from credit_simulations.bench.texts import (
     TextSet,
@@ -168,19 +166,6 @@ def test_a_ratio_counts_the_cache_and_takes_the_median_of_pairs():
     assert ratio(base, base, users=10, epochs=30) == 1.0
     pairs = times(2.0, 4.0, 9.0), times(1.0, 8.0, 9.0)  # medians alone would say 8 / 4
     assert slowdown(*pairs) == 1.0
-
-
-def test_the_paired_error_is_that_of_resampled_users():
-    draw = np.random.default_rng(0)
-    labels = (draw.random(400) < 0.3).astype(np.float32)
-    one = (labels + draw.normal(0, 2, 400)).astype(np.float32)
-    other = (one + draw.normal(0, 1, 400)).astype(np.float32)
-    assert paired_error(one, one, labels) == 0.0
-    gaps = []
-    for _ in range(600):
-        rows = draw.integers(0, 400, 400)
-        gaps.append(auc_exact(one[rows], labels[rows]) - auc_exact(other[rows], labels[rows]))
-    assert paired_error(one, other, labels) == pytest.approx(np.std(gaps), rel=0.15)
 
 
 def test_the_whole_record_says_every_number_and_category(contract, records):

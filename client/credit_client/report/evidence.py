@@ -4,17 +4,8 @@ import hashlib
 import json
 from typing import Any
 
-from credit_client.report.blocks import (
-    Block,
-    Facts,
-    Loud,
-    Report,
-    Table,
-    bound,
-    exact,
-    minute,
-    percent,
-)
+from credit_client.page.blocks import Block, Facts, Loud, Table
+from credit_client.report.numbers import Report, bound, exact, minute, percent
 
 _LISTED_AS = {
     "greeting": "greeting",

@@ -7,19 +7,7 @@ Text and page both show what is said here; the evidence for it is in
 import math
 from collections.abc import Iterator
 
-from credit_client.report.blocks import (
-    Block,
-    Facts,
-    Loud,
-    Part,
-    Points,
-    Report,
-    Table,
-    bound,
-    exact,
-    minute,
-    percent,
-)
+from credit_client.page.blocks import Block, Facts, Loud, Part, Points, Table
 from credit_client.report.evidence import (
     accounting,
     audit,
@@ -28,6 +16,7 @@ from credit_client.report.evidence import (
     left,
     mechanism,
 )
+from credit_client.report.numbers import Report, bound, exact, minute, percent
 from credit_client.terminal import up
 
 _SIDES = {"train": "training users", "holdout": "hold-out users"}

@@ -1,8 +1,6 @@
 """Scores into a file, CSV or Parquet by its name's ending; it appears when it is complete."""
 
 import csv
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from credit_common.errors import ShardError
+from credit_client.complete import draft_of
 
 Kinds = Mapping[str, type]
 """Column -> int, float or str, in order."""
@@ -41,7 +39,7 @@ def open_sink(path: Path, kinds: Kinds) -> Iterator[Sink]:
     Raises:
         ShardError: If it cannot be written.
     """
-    with _draft(path) as draft:
+    with draft_of(path, "the scores") as draft:
         if is_parquet(path):
             with _Parquet(draft, kinds) as parquet:
                 yield parquet
@@ -83,18 +81,3 @@ class _Parquet:
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
-
-
-@contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-        os.close(handle)
-        draft = Path(name)
-        try:
-            yield draft
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise ShardError(f"cannot write the scores to {path}: {error.strerror}") from None

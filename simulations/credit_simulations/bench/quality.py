@@ -15,6 +15,7 @@ from credit_client.training.examples import Examples
 from credit_common.accountant import solve_noise_multiplier
 from credit_common.backbone import resolve_backbone
 from credit_common.contract import Contract
+from credit_common.delong import paired_error
 from credit_common.metrics import auc_exact
 from credit_common.record import Record
 from credit_common.sections import LearningRates
@@ -157,22 +158,6 @@ def _best_scores(
     return best
 
 
-def paired_error(
-    one: NDArray[np.float32], other: NDArray[np.float32], labels: NDArray[np.float32]
-) -> float:
-    """Standard error of the difference of two AUCs on the same users (DeLong et al. 1988).
-
-    With an AUC as a mean over events of the share of others that score below, and over others of
-    the share of events that score above, its variance is the sum of these means' variances.
-    """
-    bad, good = labels > 0.5, labels <= 0.5
-    parts = []
-    for own, against in ((bad, good), (good, bad)):
-        shares = [_below(scores[own], scores[against]) for scores in (one, other)]
-        parts.append(np.var(shares[0] - shares[1], ddof=1) / own.sum())
-    return float(np.sqrt(sum(parts)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
     train: list[Record]
@@ -234,11 +219,3 @@ def _judged(scores: NDArray[np.float32], rate: float, parts: _Parts) -> Judged:
 
 def _labels(records: Sequence[Record]) -> NDArray[np.float32]:
     return np.asarray([record.label for record in records], np.float32)
-
-
-def _below(scores: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Share of `others` below each score, ties half."""
-    order = np.sort(others)
-    low, high = np.searchsorted(order, scores, "left"), np.searchsorted(order, scores, "right")
-    share: NDArray[np.float64] = (low + high) / (2 * len(order))
-    return share

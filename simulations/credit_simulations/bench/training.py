@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from credit_common.delong import paired_error
 from credit_common.errors import FetchError
 from credit_simulations.bench.compared import (
     Compared,
@@ -27,7 +28,6 @@ from credit_simulations.bench.quality import (
     Judged,
     default_difference,
     judge_arms,
-    paired_error,
 )
 from credit_simulations.bench.texts import MAIN, TextSet, load_texts
 from credit_simulations.bench.timing import (

@@ -7,15 +7,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from credit_client.page.drawing import GREY, WIDTH, drawn
 from credit_simulations.results.arms import ascending, label, level, order
 from credit_simulations.results.claims import Spread, spread
 from credit_simulations.results.drawing import (
-    GREY,
-    WIDTH,
     Plot,
     bars,
     dashed,
-    drawn,
     framed,
     is_level,
     marked,

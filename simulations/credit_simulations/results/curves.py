@@ -8,12 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from credit_client.page.drawing import GREY, WIDTH, drawn
 from credit_simulations.results.arms import ascending, label, level, order
 from credit_simulations.results.drawing import (
-    GREY,
-    WIDTH,
     Plot,
-    drawn,
     name_of,
     of_epsilon,
     panels,

@@ -4,13 +4,10 @@ import statistics
 
 from matplotlib.figure import Figure
 
+from credit_client.page.drawing import BLUE, GREY, WIDTH, drawn
 from credit_simulations.results.arms import label
 from credit_simulations.results.drawing import (
-    BLUE,
-    GREY,
-    WIDTH,
     Plot,
-    drawn,
     name_of,
     short,
 )

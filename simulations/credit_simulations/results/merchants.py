@@ -5,15 +5,10 @@ from collections.abc import Sequence, Set
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from credit_client.page.drawing import BLACK, BLUE, GREY, RED, WIDTH, drawn
 from credit_simulations.results.claims import Answer, Merchant, headline
 from credit_simulations.results.drawing import (
-    BLACK,
-    BLUE,
-    GREY,
-    RED,
-    WIDTH,
     Plot,
-    drawn,
     framed,
     name_of,
     short,

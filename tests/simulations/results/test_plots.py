@@ -38,7 +38,7 @@ def test_each_named_figure_is_there_once_and_is_not_blank(drawn):
 
 
 def test_a_blank_figure_would_be_caught():
-    from credit_simulations.results.drawing import drawn as draw
+    from credit_client.page.drawing import drawn as draw
 
     count, share = colours(draw(lambda figure: None, 4, 3))
     assert count == 1

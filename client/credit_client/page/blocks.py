@@ -1,17 +1,7 @@
-"""What pages of the privacy report are built of, and how its numbers are written.
+"""Blocks of a page, whichever way it is shown: paragraphs, tables, lists, facts, pictures."""
 
-Every number that may cost privacy is rounded up.
-"""
-
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
-
-from credit_client.terminal import up
-
-Report = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +12,16 @@ class Table:
         widths: Most characters of each column in a terminal.
         folded: What a long table is called where a page folds it away and a terminal leaves it
             out; empty for one that is always there.
+        dense: Whether it keeps its columns on a phone, and scrolls: numbers that are compared.
+        loud: Places of rows that are marked.
     """
 
     heads: tuple[str, ...]
     widths: tuple[int, ...]
     rows: Sequence[tuple[str, ...]]
     folded: str = ""
+    dense: bool = False
+    loud: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +45,26 @@ class Facts:
     rows: Sequence[tuple[str, str]]
 
 
-Block = str | Table | Points | Loud | Facts
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure; only a page shows it.
+
+    Attributes:
+        title: In words, above it.
+        caption: How to read it.
+        alt: What it shows, for who cannot see it.
+        png: The picture.
+        half: Whether two of its kind stand side by side where there is room.
+    """
+
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+    half: bool = False
+
+
+Block = str | Table | Points | Loud | Facts | Picture
 """A str is a paragraph."""
 
 
@@ -61,25 +74,3 @@ class Part:
 
     title: str
     blocks: Sequence[Block]
-
-
-def exact(number: float) -> str:
-    """A number with all its digits, and without an exponent: 0.00001, not 1e-05."""
-    text = format(Decimal(repr(number)), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def bound(epsilon: float | None) -> str:
-    """ε, rounded up; None is infinite, which JSON cannot say."""
-    return "infinite" if epsilon is None else up(epsilon)
-
-
-def minute(time: str) -> str:
-    """A UTC time without its seconds."""
-    return time[:16].replace("T", " ")
-
-
-def percent(share: float) -> str:
-    """A share, rounded up to two decimals, but never to certainty."""
-    up_to = math.ceil(round(share * 1e4, 6)) / 100
-    return "more than 99.99%" if up_to >= 100 > share * 100 else f"{up_to:g}%"

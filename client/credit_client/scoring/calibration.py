@@ -8,7 +8,6 @@ of records, and no message can carry it.
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from credit_client.complete import draft_of
 from credit_common.checked import build
 from credit_common.errors import ContractError, ShardError
 
@@ -140,15 +140,8 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         ShardError: If it cannot be written.
     """
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(calibration)}, indent=1) + "\n"
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.unlink(missing_ok=True)
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.replace(path)
-    except OSError as error:
-        raise ShardError(f"cannot write the calibration to {path}: {error.strerror}") from None
+    with draft_of(path, "the calibration") as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def read_calibration(path: Path, release: str) -> Calibration:

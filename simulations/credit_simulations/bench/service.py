@@ -35,6 +35,8 @@ RATE = 20.0
 SINGLES = 200
 """Single rows that the model's own time is the median of."""
 READY_SECONDS = 120.0
+SWAP_SECONDS = 60.0
+"""How much longer a load goes on until a newer release has answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,33 +179,34 @@ async def _load(
     import httpx
 
     draw = np.random.default_rng(0)  # of arrival times
-    due = np.cumsum(draw.exponential(1 / RATE, max(1, int(seconds * RATE))))
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits) as client:
         for body in bodies[:20]:  # connections and caches are warm
             await client.post("/v1/score", json=body)
         start = time.perf_counter()
+        found: set[str] = set()
 
         async def one(number: int, at: float) -> _Answer:
-            await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
             row = number % len(bodies)
             try:
                 answer = await client.post("/v1/score", json=bodies[row])
                 told = answer.json() if answer.status_code == 200 else {}
             except httpx.HTTPError:
                 told = {}
+            found.update([told["release"]] if told else [])
             ms = 1000 * (time.perf_counter() - start - at)
             return _Answer(row=row, ms=ms, pd=told.get("pd"), release=told.get("release", ""))
 
-        async def swap() -> None:
-            await asyncio.sleep(seconds / 3)
-            if halfway is not None:
+        sent: list[asyncio.Task[_Answer]] = []
+        at, swapped = 0.0, halfway is None
+        while at < seconds or (len(found) < 2 and halfway and at < seconds + SWAP_SECONDS):
+            at += float(draw.exponential(1 / RATE))
+            await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
+            if not swapped and at > seconds / 3:
                 halfway()
-
-        answers, _ = await asyncio.gather(
-            asyncio.gather(*(one(i, float(at)) for i, at in enumerate(due))), swap()
-        )
-    return list(answers)
+                swapped = True
+            sent.append(asyncio.create_task(one(len(sent), at)))
+        return list(await asyncio.gather(*sent))
 
 
 def _pds(engine: Engine, records: Sequence[Record]) -> list[float]:

@@ -4,6 +4,7 @@ The release is opened with PeftModel.from_pretrained, LoRA left beside the weigh
 for every token, texts are padded to the longest of the file, 64 records a batch, float32.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ class PlainLoop:
         self._contract = contract
         self._tokenizer = AutoTokenizer.from_pretrained(backbone, local_files_only=True)
         bert = BertModel.from_pretrained(backbone, add_pooling_layer=False, local_files_only=True)
-        self._bert: Any = PeftModel.from_pretrained(bert, release).float().eval()
+        with warnings.catch_warnings():
+            # peft asks transformers for a name that the latter is about to rename.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            self._bert: Any = PeftModel.from_pretrained(bert, release).float().eval()
         self._head = load_file(release / HEAD)
 
     @torch.no_grad()

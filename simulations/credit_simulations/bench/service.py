@@ -35,6 +35,7 @@ RATE = 20.0
 SINGLES = 200
 """Single rows that the model's own time is the median of."""
 READY_SECONDS = 120.0
+UNLISTED = "a code that no contract has"
 SWAP_SECONDS = 60.0
 """How much longer a load goes on until a newer release has answered."""
 
@@ -123,7 +124,7 @@ def as_json(contract: Contract, record: Record) -> dict[str, Any]:
     for field in contract.fields:
         if isinstance(field, NumberField | CategoryField | TextField):
             value = record.values.get(field.name)
-            body[field.name] = "" if value == OTHER else value
+            body[field.name] = UNLISTED if value == OTHER else value
     return body
 
 

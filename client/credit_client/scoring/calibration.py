@@ -3,7 +3,8 @@
 The federation's model ranks users of all holders; the share of defaults behind a score differs from
 holder to holder. A calibration is fitted at the holder, on users that the model was not trained on,
 and stays there: it is made of their outcomes without noise, so it is the holder's own like its file
-of records, and no message can carry it.
+of records, and no message to the coordinator carries it. Whoever is told calibrated PDs, by the
+service or in a file, learns of it too.
 """
 
 import dataclasses

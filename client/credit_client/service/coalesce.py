@@ -137,7 +137,7 @@ def _score(pieces: list[_Piece]) -> list[Scores | EngineError]:
     """One pass; where it fails, each piece by itself, so that one record spoils no other."""
     try:
         return list(_pass(pieces))
-    except Exception as error:
+    except Exception as error:  # whatever the model trips over, other requests' records go on
         if len(pieces) == 1:
             # Its text could hold a value: the kind alone is told.
             log.error("a pass of the model failed: %s", type(error).__name__)

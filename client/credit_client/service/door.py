@@ -80,7 +80,7 @@ class Door:
 
         try:
             await self._guarded(scope, receive, told, name, known)
-        except Exception as error:
+        except Exception as error:  # uvicorn would log its text, and a client would get no answer
             # The text of an error may hold what was sent: its kind and place are told alone.
             log.error("%s: request failed: %s at %s", id_, type(error).__name__, _place(error))
             if not status:

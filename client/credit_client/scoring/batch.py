@@ -189,6 +189,8 @@ class _Teller:
         self._reasons = 0
         if self._binary and wanted.reasoned != "none":
             self._reasons = wanted.most if rules.decides or wanted.reasoned == "all" else 0
+        if self._reasons:
+            import captum.attr  # noqa: F401  # where it is missing, said before the work is done
         kinds: dict[str, type] = {"row": int, contract.record.user: str}
         kinds |= dict.fromkeys(_columns(contract), float)
         if wanted.calibration is not None:

@@ -155,6 +155,12 @@ FEDERATED = (
 )
 
 
+GROUPED = CONTRACT.replace(
+    "[evaluation]\n",
+    '[decision]\napprove_below = 0.15\ndecline_from = 0.4\n\n[evaluation]\ngroups = ["sex"]\n',
+)
+
+
 @pytest.fixture(scope="session")
 def contract_text() -> str:
     """A small federation file with a field of each kind."""
@@ -175,6 +181,17 @@ def federated_text() -> str:
 @pytest.fixture(scope="session")
 def federated() -> Contract:
     return parse_contract(FEDERATED)
+
+
+@pytest.fixture(scope="session")
+def grouped_text() -> str:
+    """The same with cut-offs, and counts by sex at the last of its three rounds."""
+    return GROUPED
+
+
+@pytest.fixture(scope="session")
+def grouped() -> Contract:
+    return parse_contract(GROUPED)
 
 
 @pytest.fixture(scope="session")

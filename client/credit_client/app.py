@@ -22,13 +22,13 @@ from credit_client.training.randomness import (
 )
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError, ShardError, WireError
-from credit_common.evaluation import count_users
+from credit_common.groups import count_all
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import MechanismPlan, check_plan, mechanism_plan
 from credit_common.record import Record
 from credit_common.statistics import Counts, count_cells, take_edges
 from credit_common.upload import Encoded, encode
-from credit_common.wire import request_arrays
+from credit_common.wire import request_arrays, request_round
 
 log = logging.getLogger(__name__)
 
@@ -176,11 +176,14 @@ def asked(holder: Holder, message: Message) -> tuple[Arrays, Contract]:
 
 
 def noised_histogram(holder: Holder, message: Message) -> NDArray[np.float64]:
-    """Counts of the hold-out users by cell (see `count_users`), noised: (2, bins) float64."""
+    """Counts of the hold-out users by cell (see `count_all`), noised: (2, columns) float64."""
     adapter, resolved = asked(holder, message)
     scores = score(holder.model, holder.holdout.under(resolved), adapter)
-    counts = count_users(holder.contract, scores, holder.holdout.labels).astype(np.float64)
-    return add_noise(counts, holder.plan.evaluation_noise_multiplier, _fresh(holder.noise))
+    round_, own = request_round(message), holder.holdout
+    counts = count_all(holder.contract, scores, own.labels, own.groups, round_)
+    return add_noise(
+        counts.astype(np.float64), holder.plan.evaluation_noise_multiplier, _fresh(holder.noise)
+    )
 
 
 def noised_statistics(holder: Holder, message: Message) -> Counts:

@@ -17,6 +17,7 @@ from credit_common.accountant import epsilon, epsilon_replace_one
 from credit_common.backbone import width_of
 from credit_common.contract import Contract
 from credit_common.events import Event
+from credit_common.groups import count_columns
 from credit_common.privacy import MechanismPlan
 from credit_common.sections import Upload
 from credit_common.statistics import statistics_shapes
@@ -111,8 +112,9 @@ def sendings(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
             f"sigma = {plan.noise_multiplier:g}, is added to every number of the sum"
         )
         counts = (
-            "Gaussian mechanism: a user is counted in one cell, and noise of standard deviation "
-            f"sigma = {plan.evaluation_noise_multiplier:g} users is added to every cell"
+            f"Gaussian mechanism: a user is counted in one cell{_of_groups(plan)}, and noise of "
+            f"standard deviation sigma = {plan.evaluation_noise_multiplier:g} users is added to "
+            "every cell"
         )
     counted = _statistics(contract, plan)
     shapes = _adapter_shapes(contract)
@@ -138,9 +140,10 @@ def sendings(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
                 REQUEST_ID,
                 HEAD,
                 f"2 x {bins} counts of hold-out users, float64: {COUNTED[contract.task.kind][0]}",
+                *_by_groups(contract),
             ),
             protection=counts,
-            bytes=2 * bins * 8,
+            bytes=2 * count_columns(contract, contract.training.rounds) * 8,
         ),
         _bare("refusal", "instead of an answer", f"{REQUEST_ID}, {HEAD}; never why"),
     )
@@ -194,7 +197,7 @@ def ledger_outlook(
 def _kind(entry: Entry) -> str:
     """What was answered: the account's name, or "statistics"."""
     counted = '"kind":"field_histograms"' in entry.event  # canonical JSON has no spaces
-    return "statistics" if counted else entry.account
+    return "statistics" if counted and entry.account == "train" else entry.account
 
 
 def schedule_spend(plan: MechanismPlan) -> tuple[Spend, float]:
@@ -215,7 +218,7 @@ def _schedule(
     train: History = [plan.round_event()] * rounds
     if plan.statistics_fields:
         train = [plan.statistics_event()] * statistics + train
-    return train, [plan.evaluation_event()] * evaluations
+    return train, plan.last_evaluations(evaluations)
 
 
 def _spend(train: History, holdout: History, delta: float, *, add: bool) -> Spend:
@@ -235,6 +238,29 @@ def _bare(what: str, when: str, contains: str) -> Sending:
     protection = "not needed: it tells nothing about users"
     return Sending(
         what=what, when=when, times=None, contains=(contains,), protection=protection, bytes=None
+    )
+
+
+def _of_groups(plan: MechanismPlan) -> str:
+    number = plan.evaluation_groups
+    if not number:
+        return ""
+    return (
+        f", in the last evaluation also in one for each of {number} protected field"
+        + ("s" if number > 1 else "")
+        + f" (sensitivity sqrt({1 + number}))"
+    )
+
+
+def _by_groups(contract: Contract) -> tuple[str, ...]:
+    """What the last evaluation counts beside the scores."""
+    names = ", ".join(contract.evaluation.groups)
+    columns = count_columns(contract, contract.training.rounds) - contract.evaluation.bins
+    if not columns:
+        return ()
+    return (
+        f"the last time also 2 x {columns} such counts: outcome (2) x code x decision (3), for "
+        f"{names}",
     )
 
 

@@ -26,6 +26,7 @@ from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import CacheError, CreditError, PrivacyError, WireError
 from credit_common.events import Event
+from credit_common.groups import count_columns
 from credit_common.privacy import NO_PRIVACY, MechanismPlan
 from credit_common.statistics import Counts, check_statistics, statistics_shapes
 from credit_common.upload import Encoded, check_upload
@@ -36,6 +37,7 @@ from credit_common.wire import (
     pack,
     refusal,
     request_digest,
+    request_round,
     statistics_reply,
 )
 
@@ -114,8 +116,18 @@ class Gate:
         )
 
     def send_histogram(self, request: Message, count: Callable[[], NDArray[np.float64]]) -> Message:
-        """Answer an evaluation request with the noised histogram that `count` returns."""
-        shape = (2, self._contract.evaluation.bins)
+        """Answer an evaluation request with the noised counts that `count` returns.
+
+        What is charged goes by the round in the request, as what is counted does: the last one
+        counts by groups too, however often a coordinator says that it is the last.
+        """
+        try:
+            round_ = request_round(request)
+        except WireError as error:
+            log.warning("refused a request: %s", error)
+            return refusal(request)
+        groups = len(self._contract.groups_at(round_))
+        shape = (2, count_columns(self._contract, round_))
 
         def compute() -> bytes:
             counts = count()
@@ -123,7 +135,7 @@ class Gate:
                 raise WireError(f"histogram is {counts.dtype} {counts.shape}, must be {shape}")
             return pack({HISTOGRAM: counts})
 
-        event = self._plan.evaluation_event()
+        event = self._plan.evaluation_event(groups)
         return self._answer(
             request,
             "holdout",

@@ -163,9 +163,17 @@ def _told(preflight: Preflight) -> Iterator[str]:
     yield from paragraph(
         "What is true of your users as a whole is not hidden. From each evaluation the coordinator "
         f"can tell, {close}, how many users are held out, so about how many you have in all; and "
-        f"{told}. It also sees this machine's network address, when it is connected, and how long "
-        "answers take. The other holders see averages over holders."
+        f"{told}{_groups_told(contract.evaluation.groups)}. It also sees this machine's network "
+        "address, when it is connected, and how long answers take. The other holders see averages "
+        "over holders."
     )
+
+
+def _groups_told(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    of = ", ".join(names)
+    return f"; from the last one also how those of each code of {of} are decided and turn out"
 
 
 def _spent(preflight: Preflight) -> Iterator[str]:

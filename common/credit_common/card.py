@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from credit_common.card_groups import COUNTED, NOT_COUNTED, groups_part
 from credit_common.card_points import scorecard_part
 from credit_common.claim import Facts, promise, released_figures
 from credit_common.contract import Contract
@@ -55,6 +56,7 @@ def model_card(
         "multiclass": "the probability of each class of outcome of a user",
         "regression": "an outcome of a user, as a number",
     }[kind]
+    groups = groups_part(contract, facts)
     parts = [
         _header(contract),
         f"# {name}\n\n{contract.federation.description}".strip(),
@@ -63,13 +65,14 @@ def model_card(
         "trade should look at its figures on their own data before it takes part in a decision.",
         _training(contract, facts, backbone_sha256),
         _figures(contract, facts),
+        *([groups] if groups else []),
         *([scorecard_part(resolved, head)] if kind == "binary" and head is not None else []),
         f"## Privacy\n\n{promise(contract, facts)} `privacy.json` has the whole statement.",
         "## Limits\n\n"
         "- It has learnt from the users of the holders that took part, at the time of their data. "
         "Populations drift: compare scores with outcomes.\n"
         "- Its probabilities may need calibration.\n"
-        "- Nothing here shows that it treats groups of people alike. Measure that.\n"
+        f"{COUNTED if groups else NOT_COUNTED}\n"
         "- Texts are cut at the contract's length, and values outside the contract's ranges and "
         "codes are treated as it says.",
         _opening(resolved),

@@ -13,13 +13,16 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from credit_common.accountant import epsilon
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError, WireError
 from credit_common.evaluation import Figure, is_rows, read_released
-from credit_common.events import Event, FieldHistograms, Histogram, SampledGaussian, finite
+from credit_common.events import Event, FieldHistograms, SampledGaussian, finite
+from credit_common.groups import GroupGaps, count_columns, read_groups
 from credit_common.heads import Head, head_from_json, head_to_json
+from credit_common.privacy import counted_event
 
 NO_PRIVACY = (
     "There is no privacy: this model was trained without differential privacy. Whoever has it may "
@@ -128,10 +131,18 @@ def released_figures(contract: Contract, facts: Facts) -> dict[str, Figure]:
     """
     if facts.histogram is None:
         return {}
-    bins = contract.evaluation.bins
-    if len(facts.histogram[0]) != bins:
-        raise WireError(f"facts.histogram must have the contract's {bins} bins")
-    return read_released(contract, np.array(facts.histogram, np.float64), facts.evaluated)
+    return read_released(contract, _checked_counts(contract, facts), facts.evaluated)
+
+
+def released_groups(contract: Contract, facts: Facts) -> tuple[GroupGaps, ...]:
+    """How groups fare by a release's histogram; none where the contract counts no groups.
+
+    Raises:
+        WireError: If the histogram has not the contract's bins.
+    """
+    if facts.histogram is None:
+        return ()
+    return read_groups(contract, _checked_counts(contract, facts), facts.evaluated)
 
 
 def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | None:
@@ -156,8 +167,11 @@ def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | N
                 fields=len(contract.federated_fields),
             )
         )
-    one = Histogram(noise_multiplier=evaluation.noise_multiplier)
-    return epsilon(trained, delta), epsilon([one] * _evaluations(contract, rounds), delta)
+    counted = [
+        counted_event(evaluation.noise_multiplier, len(contract.groups_at(round_)))
+        for round_ in _evaluated(contract, rounds)
+    ]
+    return epsilon(trained, delta), epsilon(counted, delta)
 
 
 def check_claim(contract: Contract, facts: Facts) -> None:
@@ -235,10 +249,12 @@ def privacy_statement(contract: Contract, facts: Facts) -> dict[str, Any]:
     }
     if privacy.group_clip:
         mechanism["group_clip"] = dict(privacy.group_clip)
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "noise_multiplier": contract.evaluation.noise_multiplier,
-        "releases": _evaluations(contract, facts.rounds),
+        "releases": len(_evaluated(contract, facts.rounds)),
     }
+    if groups := contract.groups_at(facts.rounds):
+        evaluation["last_by_groups"] = [f.name for f in groups]
     common = {
         "private": facts.epsilon is not None,
         "unit": "one user of one holder, who is one training example: the contract's record rule "
@@ -273,9 +289,18 @@ def privacy_statement(contract: Contract, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _evaluations(contract: Contract, rounds: int) -> int:
-    due = contract.evaluation.due
-    return sum(due(r + 1, contract.training.rounds) for r in range(rounds))
+def _checked_counts(contract: Contract, facts: Facts) -> NDArray[np.float64]:
+    counts = np.array(facts.histogram, np.float64)
+    columns = count_columns(contract, facts.rounds)
+    if counts.shape[1] != columns:
+        raise WireError(f"facts.histogram must have the contract's {columns} bins")
+    return counts
+
+
+def _evaluated(contract: Contract, rounds: int) -> list[int]:
+    """Those of the first `rounds` rounds that the schedule evaluates."""
+    due, last = contract.evaluation.due, contract.training.rounds
+    return [round_ for round_ in range(1, rounds + 1) if due(round_, last)]
 
 
 def _require(ok: bool, name: str, value: object, bound: str) -> None:

@@ -136,6 +136,11 @@ class Contract:
         scored = {f.name for f in self.fields if isinstance(f, _SCORED)}
         odd = [name for name, _ in self.reasons if name not in scored]
         require(not odd, "reasons", odd[0] if odd else "", "a field that is scored")
+        groups, protected = self.evaluation.groups, {f.name for f in self.protected_fields}
+        strange = [name for name in groups if name not in protected]
+        require(not strange, "evaluation.groups", strange[:1], "names of protected fields")
+        ok = not groups or self.decision.decides
+        require(ok, "evaluation.groups", groups, "left out where [decision] has no cut-offs")
 
     @cached_property
     def digest(self) -> str:
@@ -189,6 +194,13 @@ class Contract:
         """Fields that are kept for group gaps and never scored."""
         return tuple(f for f in self.fields if isinstance(f, ProtectedField))
 
+    def groups_at(self, round_: int) -> tuple[ProtectedField, ...]:
+        """Fields by whose codes the evaluation of a round counts too: those of the last round."""
+        if round_ != self.training.rounds:
+            return ()
+        by_name = {f.name: f for f in self.protected_fields}
+        return tuple(by_name[name] for name in self.evaluation.groups)
+
     def without_privacy(self) -> "Contract":
         """The same federation at epsilon = infinity, for baselines in simulation."""
         return dataclasses.replace(
@@ -199,11 +211,17 @@ class Contract:
         )
 
     def untold(self) -> "Contract":
-        """The same federation without the sections that say how a score is told.
+        """The same federation without what says how a score is told, and who is counted by it.
 
         Two contracts whose `untold()` have one digest train the same model.
         """
-        return dataclasses.replace(self, scorecard=Scorecard(), decision=Decision(), reasons=())
+        return dataclasses.replace(
+            self,
+            evaluation=dataclasses.replace(self.evaluation, groups=()),
+            scorecard=Scorecard(),
+            decision=Decision(),
+            reasons=(),
+        )
 
     def training_only(self, *groups: GroupName) -> "Contract":
         """The same federation, training only the named groups of weights."""
@@ -232,6 +250,8 @@ def canonical(contract: Contract) -> bytes:
         del plain["decision"]
     if not contract.reasons:
         del plain["reasons"]
+    if not contract.evaluation.groups:
+        del plain["evaluation"]["groups"]
     for name, as_before in _FORMERLY.items():
         if plain["training"][name] == as_before:
             del plain["training"][name]

@@ -117,9 +117,11 @@ def read_released(
     """The figures of `read_counts` with their intervals.
 
     Args:
-        counts: Sum of the released histograms, (2, bins).
+        counts: Sum of the released histograms, (2, bins); columns after these are of groups, see
+            `credit_common.groups`.
         holders: How many were summed; each has the contract's noise.
     """
+    counts = counts[:, : contract.evaluation.bins]
     noise = released_noise(contract, holders)
     if contract.task.kind == "binary":
         ends = {
@@ -146,9 +148,10 @@ def read_calibration(
     """Observed default rates of a binary task in ten groups of bins, with their intervals.
 
     Args:
-        counts: Sum of the released histograms, (2, bins).
+        counts: As for `read_released`.
         holders: How many were summed.
     """
+    counts = counts[:, : contract.evaluation.bins]
     table, at = metrics.merged(counts, GROUPS)
     ends = intervals.calibration(counts, released_noise(contract, holders), GROUPS)
     return tuple(zip(metrics.calibration(table, bin_edges(contract)[at]), ends, strict=True))
@@ -162,9 +165,13 @@ def read_psi(
     """Population stability index between two evaluations, in ten groups of bins.
 
     Args:
-        expected, actual: Sum of the released histograms (2, bins), and how many were summed.
+        expected, actual: Sum of the released histograms, as for `read_released`, and how many were
+            summed.
     """
-    (first, at), (second, _) = (metrics.merged(counts, GROUPS) for counts, _ in (expected, actual))
+    bins = contract.evaluation.bins
+    (first, at), (second, _) = (
+        metrics.merged(counts[:, :bins], GROUPS) for counts, _ in (expected, actual)
+    )
     widths = np.sqrt(np.diff(at))
     noises = [released_noise(contract, holders) * widths for _, holders in (expected, actual)]
     low, high = stability.psi_interval(first, second, noises[0], noises[1])
@@ -187,7 +194,7 @@ def figures_to_json(figures: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
 
 
 def rows_of(counts: NDArray[np.float64] | None) -> tuple[tuple[float, ...], ...] | None:
-    """A histogram (2, bins) as a release's facts keep it; None stays None."""
+    """Counts (2, columns) as a release's facts keep it; None stays None."""
     return None if counts is None else tuple(tuple(row) for row in counts.tolist())
 
 

@@ -33,6 +33,13 @@ _WHOLE: Interval = (0.0, 1.0)
 _TIED = 0.2
 
 
+def normal(level: float) -> float:
+    """Quantile z with P(|N(0, 1)| <= z) = level."""
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level}: must be inside (0, 1)")
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
 def auc(counts: Counts, noise: float, level: float = LEVEL) -> Interval:
     """Interval of the AUC, in [0, 1].
 
@@ -77,7 +84,7 @@ def ks(counts: Counts, noise: float, level: float = LEVEL) -> Interval:
     good, bad = _rows(counts, noise)
     bins = good.size
     totals = good.sum(), bad.sum()
-    if min(totals) <= _normal(level) * noise * math.sqrt(bins):
+    if min(totals) <= normal(level) * noise * math.sqrt(bins):
         return _WHOLE
     if bins == 1:
         return 0.0, 0.0
@@ -88,7 +95,7 @@ def ks(counts: Counts, noise: float, level: float = LEVEL) -> Interval:
         kept = np.clip(share, 0, 1)
         gap += sign * share
         variance += (before * (1 - kept) ** 2 + (bins - before) * kept**2) / total**2
-    margin = _normal(1 - (1 - level) / (bins - 1)) * noise * np.sqrt(variance)
+    margin = normal(1 - (1 - level) / (bins - 1)) * noise * np.sqrt(variance)
     return _kept((np.abs(gap) - margin).max(), (np.abs(gap) + margin).max())
 
 
@@ -96,7 +103,20 @@ def default_rate(counts: Counts, noise: float, level: float = LEVEL) -> Interval
     """Interval of the share of users with label 1, in [0, 1]."""
     good, bad = _rows(counts, noise)
     weight = np.stack([np.zeros(good.size), np.ones(bad.size)])
-    return _mean(counts, weight, weight, noise, level)
+    return share(np.stack([good, bad]), weight, noise, level)
+
+
+def share(cells: ArrayLike, chosen: ArrayLike, noise: float, level: float = LEVEL) -> Interval:
+    """Interval of the share of users that are in chosen cells, in [0, 1].
+
+    Args:
+        cells: Counts, of any shape.
+        chosen: The same shape, 1 for a chosen cell and 0 for another.
+    """
+    users, weight = np.asarray(cells, np.float64), np.asarray(chosen, np.float64)
+    if users.shape != weight.shape or not np.isfinite(users).all():
+        raise ValueError(f"cells of shape {users.shape}: must be finite, of shape {weight.shape}")
+    return _mean(users, weight, weight, noise, level)
 
 
 def brier(
@@ -110,13 +130,14 @@ def brier(
     at = _edges(counts, edges)
     best = np.stack([at[:-1] ** 2, (1 - at[1:]) ** 2])
     worst = np.stack([at[1:] ** 2, (1 - at[:-1]) ** 2])
-    return _mean(counts, best, worst, noise, level)
+    return _mean(np.stack(_rows(counts, noise)), best, worst, noise, level)
 
 
 def mean(counts: Counts, noise: float, level: float = LEVEL) -> Interval:
     """Interval of the mean of a value in [0, 1] that is binned, whatever the row."""
     at = _edges(counts, None)
-    return _mean(counts, np.stack([at[:-1]] * 2), np.stack([at[1:]] * 2), noise, level)
+    low, high = np.stack([at[:-1]] * 2), np.stack([at[1:]] * 2)
+    return _mean(np.stack(_rows(counts, noise)), low, high, noise, level)
 
 
 def calibration(
@@ -163,7 +184,7 @@ def _auc(
     own = np.array([square - 2 * a * total + a**2 * bins**2, -2 * (total - a * bins**2), bins**2])
     there, across = mg @ mg + mb @ mb, n * mg.sum() + p * mb.sum()
     seen = np.array([there, -2 * across, bins * (n**2 + p**2)])
-    z = _normal(level)
+    z = normal(level)
     # E |M g|² is |M g0|² + s² |M|²; the product of the two noises adds s⁴ |M|².
     unbiased = noise**2 * seen - noise**4 * own
     product = noise**4 * own
@@ -179,14 +200,14 @@ def _auc(
 
 
 def _mean(
-    counts: Counts,
+    cells: NDArray[np.float64],
     low: NDArray[np.float64],
     high: NDArray[np.float64],
     noise: float,
     level: float,
 ) -> Interval:
-    """Interval of the users' mean weight, between `low` and `high` in each cell (2, bins)."""
-    cells = np.stack(_rows(counts, noise))
+    """Interval of the users' mean weight, between `low` and `high` in each cell."""
+    _check_noise(noise)
     total = float(cells.sum())
     if total <= 0:
         return _WHOLE
@@ -195,7 +216,7 @@ def _mean(
         value = float((cells * weight).sum()) / total
         off = weight - value
         variance = noise**2 * np.array([(off**2).sum(), -2 * off.sum(), cells.size])
-        found = _passing(value, total**2, variance, _normal(level))
+        found = _passing(value, total**2, variance, normal(level))
         if found is None:
             return _WHOLE
         ends += found
@@ -222,9 +243,13 @@ def _kept(low: float, high: float) -> Interval:
 
 
 def _rows(counts: Counts, noise: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    _check_noise(noise)
+    return metrics.by_label(counts)
+
+
+def _check_noise(noise: float) -> None:
     if not (math.isfinite(noise) and noise >= 0):
         raise ValueError(f"noise = {noise}: must be a standard deviation, at least 0")
-    return metrics.by_label(counts)
 
 
 def _edges(counts: Counts, edges: ArrayLike | None) -> NDArray[np.float64]:
@@ -233,10 +258,3 @@ def _edges(counts: Counts, edges: ArrayLike | None) -> NDArray[np.float64]:
     if at.shape != (bins + 1,):
         raise ValueError(f"edges of shape {at.shape}: {bins} bins have {bins + 1}")
     return at
-
-
-def _normal(level: float) -> float:
-    """Quantile z with P(|N(0, 1)| <= z) = level."""
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}: must be inside (0, 1)")
-    return NormalDist().inv_cdf((1 + level) / 2)

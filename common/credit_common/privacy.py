@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from credit_common.accountant import epsilon
 from credit_common.contract import Contract
 from credit_common.errors import PrivacyError
-from credit_common.events import FieldHistograms, Histogram, SampledGaussian
+from credit_common.events import Event, FieldHistograms, Histogram, SampledGaussian
 
 NO_PRIVACY = (
     "privacy.epsilon is absent: this federation has no privacy; "
@@ -32,6 +32,7 @@ class MechanismPlan:
         expected_batch_size: q times the users of the size class, the public denominator.
         evaluation_noise_multiplier: σ of each histogram cell, in users; 0 without privacy.
         evaluations: Number of evaluations in the contract's schedule.
+        evaluation_groups: Protected fields that the last of them counts by too; often none.
         epsilon: Budget, or None without privacy.
         delta: δ of the budget.
         group_clip: Group of weights -> L2 bound C_g of one user's gradient in it; empty for one
@@ -51,6 +52,7 @@ class MechanismPlan:
     expected_batch_size: float
     evaluation_noise_multiplier: float
     evaluations: int
+    evaluation_groups: int = 0
     epsilon: float | None
     delta: float
     group_clip: tuple[tuple[str, float], ...] = ()
@@ -74,11 +76,18 @@ class MechanismPlan:
         """What one round of training spends; None without privacy."""
         return self._training(self.steps)
 
-    def evaluation_event(self) -> Histogram | None:
-        """What one evaluation spends; None without privacy."""
+    def evaluation_event(self, groups: int = 0) -> Histogram | FieldHistograms | None:
+        """What one evaluation that counts by `groups` fields too spends; None without privacy."""
         if not self.private:
             return None
-        return Histogram(noise_multiplier=self.evaluation_noise_multiplier)
+        return counted_event(self.evaluation_noise_multiplier, groups)
+
+    def last_evaluations(self, number: int) -> list[Event | None]:
+        """What the last `number` evaluations of the schedule spend."""
+        if number < 1:
+            return []
+        last: Event | None = self.evaluation_event(self.evaluation_groups)
+        return [*[self.evaluation_event()] * (number - 1), last]
 
     def statistics_event(self) -> FieldHistograms | None:
         """What the statistics round spends; None without privacy or where no field is counted."""
@@ -97,8 +106,8 @@ class MechanismPlan:
 
     def holdout_epsilon(self) -> float:
         """ε of a hold-out user after all evaluations; infinite without privacy."""
-        one = self.evaluation_event()
-        return math.inf if one is None else epsilon([one] * self.evaluations, self.delta)
+        spent = [one for one in self.last_evaluations(self.evaluations) if one is not None]
+        return epsilon(spent, self.delta) if self.private else math.inf
 
     def _training(self, steps: int) -> SampledGaussian | None:
         if not self.private:
@@ -126,12 +135,20 @@ def mechanism_plan(contract: Contract, size_class: str) -> MechanismPlan:
         expected_batch_size=training.sampling_rate * privacy.class_users(size_class),
         evaluation_noise_multiplier=contract.evaluation.noise_multiplier,
         evaluations=sum(due),
+        evaluation_groups=len(contract.evaluation.groups),
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         group_clip=privacy.group_clip,
         statistics_noise_multiplier=contract.statistics.noise_multiplier,
         statistics_fields=len(contract.federated_fields),
     )
+
+
+def counted_event(noise_multiplier: float, groups: int) -> Histogram | FieldHistograms:
+    """What counts of hold-out users spend: one cell of the scores, and one of each of `groups`."""
+    if groups:
+        return FieldHistograms(noise_multiplier=noise_multiplier, fields=1 + groups)
+    return Histogram(noise_multiplier=noise_multiplier)
 
 
 def check_plan(plan: MechanismPlan) -> None:
@@ -144,9 +161,11 @@ def check_plan(plan: MechanismPlan) -> None:
         return
     counted = plan.statistics_fields
     statistics = f" and the statistics of {counted} fields" if counted else ""
+    groups = plan.evaluation_groups
+    by_groups = f", the last by {groups} protected fields too," if groups else ""
     spends = {
         f"{plan.rounds} rounds of {plan.steps} steps{statistics}": plan.train_epsilon,
-        f"{plan.evaluations} evaluations": plan.holdout_epsilon,
+        f"{plan.evaluations} evaluations{by_groups}": plan.holdout_epsilon,
     }
     for what, spend in spends.items():
         if not spend() <= plan.epsilon:

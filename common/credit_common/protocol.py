@@ -15,6 +15,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import LinkError, WireError
+from credit_common.groups import count_columns
 from credit_common.heads import Head, head_from_json
 from credit_common.statistics import check_statistics, edge_arrays, statistics_shapes
 from credit_common.upload import blank_upload
@@ -179,7 +180,7 @@ def from_reply(
         request: What it answers.
         reply: As it came.
         weight: Public weight of the holder's size class.
-        shape: A histogram's, (2, bins).
+        shape: A histogram's, (2, columns).
         statistics: Names and shapes of the arrays of statistics, if the contract has any.
 
     Raises:
@@ -216,7 +217,7 @@ def largest_arrays(contract: Contract, adapter: FloatArrays) -> int:
         len(pack({**adapter, **edge_arrays(edges)})),
         len(pack(blank)),
         len(pack(counts)),
-        2 * contract.evaluation.bins * 8,
+        2 * count_columns(contract, contract.training.rounds) * 8,
     )
 
 

@@ -330,17 +330,22 @@ class Evaluation:
         bins: Equal bins of the score over (0, 1).
         noise_multiplier: Standard deviation of the Gaussian noise on each cell's count (one user
             is in one cell, so the sensitivity is 1).
+        groups: Names of protected fields by whose codes the last evaluation also counts outcomes
+            and decisions (a user is in one more cell for each, see `credit_common.groups`).
     """
 
     every: int = 5
     bins: int = 50
     noise_multiplier: float = 0.0
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "evaluation.every", self.every, "at least 1")
         require(2 <= self.bins <= 1000, "evaluation.bins", self.bins, "between 2 and 1000")
         sigma = self.noise_multiplier
         require(sigma >= 0, "evaluation.noise_multiplier", sigma, "at least 0")
+        unique = len(set(self.groups)) == len(self.groups)
+        require(unique, "evaluation.groups", self.groups, "each field once")
 
     def due(self, round_: int, rounds: int) -> bool:
         """Whether `round_` (from 1) of `rounds` is evaluated."""

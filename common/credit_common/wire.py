@@ -164,7 +164,7 @@ def unpack_adapter(payload: bytes) -> dict[str, NDArray[np.float32]]:
 
 
 def unpack_histogram(payload: bytes) -> NDArray[np.float64]:
-    """A noised score histogram (2, bins) from safetensors bytes.
+    """Noised counts (2, columns) from safetensors bytes.
 
     Raises:
         WireError: If the bytes are anything else, or a count is not finite.

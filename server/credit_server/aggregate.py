@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, WireError
+from credit_common.groups import count_columns
 from credit_common.statistics import Edges, edge_arrays
 from credit_common.wire import HISTOGRAM, WEIGHT, array_record, decoded
 from credit_server.mean import ExactSum, WeightedMean
@@ -33,8 +34,8 @@ class RoundReport:
         round: From 1.
         holders: How many answered.
         adapter: The adapter that would be released now (the running average).
-        histogram: Sum of the holders' noised histograms (2, bins), or None where the schedule has
-            no evaluation in this round.
+        histogram: Sum of the holders' noised counts (2, columns), see `credit_common.groups`, or
+            None where the schedule has no evaluation in this round.
         evaluated: How many histograms were summed.
         edges: Of the fields whose edges are federated, the same in all rounds.
         set_aside: Answers since the round before that did not count: by holder and reason.
@@ -198,16 +199,16 @@ class CreditFedAvg(FedAvg):
         """Add up the holders' histograms."""
         if not self._due(server_round):
             return None
-        bins = self._contract.evaluation.bins
-        total = ExactSum(2 * bins)
+        columns = count_columns(self._contract, server_round)
+        total = ExactSum(2 * columns)
 
         def take(reply: Message) -> None:
-            total.add(histogram_of(reply, 2 * bins))
+            total.add(histogram_of(reply, 2 * columns))
 
         evaluated, _ = self._taken(server_round, "evaluate", replies, take)
         counts = total.value()
         self._pending = False
-        self._report(server_round, counts.reshape(2, bins), evaluated)
+        self._report(server_round, counts.reshape(2, columns), evaluated)
         return MetricRecord({HISTOGRAM: counts.tolist()})
 
     def _asked(self, adapter: Adapter) -> ArrayRecord:

@@ -14,6 +14,7 @@ from credit_common.contract import Contract
 from credit_common.device import device_of
 from credit_common.errors import CreditError, LinkError, PrivacyError
 from credit_common.evaluation import figures_to_json, read_psi, read_released, rows_of
+from credit_common.groups import groups_to_json, read_groups
 from credit_common.heads import Head
 from credit_common.model import CreditModel, check_adapter
 from credit_common.privacy import NO_PRIVACY, check_plan, mechanism_plan
@@ -224,10 +225,12 @@ class _History:
         return self._rounds[-1]
 
     def figures(self, done: RoundReport) -> dict[str, Any]:
-        """What an event says of a round's histogram: `figures` and `intervals`."""
+        """What an event says of a round's counts: `figures`, `intervals`, and what groups give."""
         if done.histogram is None:
             return figures_to_json({})
-        return figures_to_json(read_released(self._contract, done.histogram, done.evaluated))
+        told = figures_to_json(read_released(self._contract, done.histogram, done.evaluated))
+        gaps = read_groups(self._contract, done.histogram, done.evaluated)
+        return {**told, "fairness": groups_to_json(gaps)} if gaps else told
 
     def facts(self, heads: tuple[Head, ...], created: str) -> Facts:
         done = self.last

@@ -25,10 +25,12 @@ from flwr.app import Message
 from credit_common import federation_pb2 as pb
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, LinkError, WireError
+from credit_common.groups import count_columns
 from credit_common.privacy import mechanism_plan
 from credit_common.protocol import from_reply, to_request
 from credit_common.statistics import statistics_shapes
 from credit_common.wire import (
+    request_round,
     set_aside,
     set_message_id,
 )
@@ -366,8 +368,8 @@ class GrpcGrid(OwnGrid):
         return min(longest, max(deadline - now, 0.0))
 
     def _checked(self, request: Message, reply: pb.Reply, seat: _Seat) -> Message:
-        shape = (2, self._contract.evaluation.bins)
         try:
+            shape = (2, count_columns(self._contract, request_round(request)))
             plan = mechanism_plan(self._contract, seat.size_class)
             if reply.WhichOneof("outcome") == "adapter":
                 self.quarantine.adapter_arrays(reply.adapter)

@@ -21,6 +21,7 @@ from credit_client.training.randomness import SeededRandom
 from credit_common.contract import Contract
 from credit_common.errors import ShardError
 from credit_common.evaluation import Figure, read_released
+from credit_common.groups import GroupGaps, read_groups
 from credit_common.model import Arrays, CreditModel
 from credit_common.privacy import mechanism_plan
 from credit_common.statistics import Edges
@@ -58,6 +59,7 @@ class Progress:
         figures: From the released DP histograms (see `read_released`); empty where none was due.
         epsilon: The largest spend of any holder so far, by its ledger.
         intervals: Ends of each figure's .95 interval, by the figure's name.
+        groups: How groups fare, after the last round of a contract that counts by them.
         set_aside: Holder -> reason -> answers that did not count (see `credit_server.quarantine`).
     """
 
@@ -66,6 +68,7 @@ class Progress:
     figures: Mapping[str, float]
     epsilon: float
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    groups: tuple[GroupGaps, ...] = ()
     set_aside: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
@@ -178,14 +181,17 @@ def simulate(
         edges.update(done.edges)
         spent = max(book.epsilon_overall(delta) for book in books.values())
         found: Mapping[str, Figure] = {}
+        groups: tuple[GroupGaps, ...] = ()
         if done.histogram is not None:
             found = read_released(contract, done.histogram, done.evaluated)
+            groups = read_groups(contract, done.histogram, done.evaluated)
         line = Progress(
             round=done.round,
             holders=done.holders,
             figures={name: figure.value for name, figure in found.items()},
             epsilon=spent,
             intervals={name: (figure.low, figure.high) for name, figure in found.items()},
+            groups=groups,
             set_aside=done.set_aside,
         )
         history.append(line)

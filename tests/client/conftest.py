@@ -109,6 +109,7 @@ def answer():
         events = {
             "adapter": ("train", plan.round_event()),
             "histogram": ("holdout", plan.evaluation_event()),
+            "last histogram": ("holdout", plan.evaluation_event(plan.evaluation_groups)),
         }
         with Ledger.open(identity.ledger_path, identity.witness) as ledger:
             ledger.bind_split(contract.split.salt, contract.split.holdout, contract.record.user)
@@ -116,6 +117,7 @@ def answer():
             door.greeting(hello(contract.digest))
             for round_, kind in enumerate(kinds, start=1):
                 account, event = events[kind]
+                kind = kind.removeprefix("last ")
                 name = f"m{len(ledger.entries())}"
                 payload = f"{kind} of {name}".encode()
                 ledger.charge(

@@ -8,7 +8,9 @@ import pytest
 from credit_client.disclosure import HEAD, ledger_outlook, never_sent, schedule_spend, sendings
 from credit_client.ledger import Ledger
 from credit_common import federation_pb2 as pb
+from credit_common.accountant import epsilon
 from credit_common.evaluation import count_users
+from credit_common.groups import count_all
 from credit_common.privacy import mechanism_plan
 from credit_common.statistics import statistics_shapes
 from credit_common.text import wide_width
@@ -119,6 +121,40 @@ def test_statistics_are_told_with_their_fields_size_and_sensitivity(federated):
     assert "sqrt(2)" in told.protection
     assert "sigma = 8 users" in told.protection
     assert of(federated.without_privacy())["statistics answer"].protection.startswith("NONE")
+
+
+def test_counts_by_groups_are_told_with_their_size_and_sensitivity(grouped, contract):
+    told = of(grouped)["evaluation answer"]
+    scores, labels = np.zeros((3, 1), np.float32), np.zeros(3, np.float32)
+    counts = count_all(grouped, scores, labels, np.zeros((3, 1), np.int64), 3)
+    assert told.bytes == counts.astype(np.float64).nbytes == 2 * 62 * 8
+    assert "the last time also 2 x 12 such counts" in told.contains[-1]
+    assert told.contains[-1].endswith("for sex")
+    assert "one for each of 1 protected field (sensitivity sqrt(2))" in told.protection
+    assert "sqrt" not in of(contract)["evaluation answer"].protection
+
+
+def test_the_outlook_has_groups_in_the_last_evaluation_alone(grouped):
+    often = dataclasses.replace(
+        grouped, evaluation=dataclasses.replace(grouped.evaluation, every=1, noise_multiplier=9.0)
+    )
+    plan = mechanism_plan(often, "small")
+    with Ledger.in_memory() as ledger:
+        split(ledger, often)
+        charge(ledger, plan, 1, 1, often.digest)
+        outlook = ledger_outlook(often, plan, ledger)
+        assert (outlook.rounds, outlook.evaluations, outlook.statistics) == (1, 1, 0)
+        rest = [plan.evaluation_event(), plan.evaluation_event(), plan.evaluation_event(1)]
+        expected = pytest.approx(epsilon(rest, plan.delta))
+        assert outlook.rest_to_come.holdout == expected == plan.holdout_epsilon()
+        assert schedule_spend(plan)[0].holdout == expected
+        # Charged for the last one, it is no statistics round.
+        ledger.charge(
+            "holdout", plan.evaluation_event(1), contract_digest=often.digest, message_id="last",
+            request_digest="ab" * 32, reply=b"x", budget_epsilon=50.0, delta=plan.delta,
+        )  # fmt: skip
+        after = ledger_outlook(often, plan, ledger)
+        assert (after.evaluations, after.statistics) == (2, 0)
 
 
 def test_messages_are_counted_by_the_contracts_schedule(contract, plan):

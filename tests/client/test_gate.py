@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import logging
 
 import numpy as np
@@ -10,6 +11,7 @@ from credit_client.ledger import Ledger
 from credit_common import wire
 from credit_common.accountant import epsilon
 from credit_common.errors import CacheError, PrivacyError, WireError
+from credit_common.events import event_from_json
 from credit_common.privacy import mechanism_plan
 
 SCHEMA = {"head.bias": (1,), "wide.weight": (1, 4)}
@@ -279,6 +281,52 @@ def test_under_int8_nothing_else_leaves(gate8, ledger, bad):
 def test_a_histogram_of_another_form_does_not_leave(gate, ledger, bad):
     reply = gate.send_histogram(request(kind="evaluate"), lambda: bad)
     assert plain(reply) == REFUSAL
+    assert spent(ledger) == []
+
+
+@pytest.fixture
+def by_sex(grouped, ledger):
+    """A gate whose last round counts 2 x 62 cells: 50 of the scores, 3 of each of 4 codes."""
+    return Gate(grouped, mechanism_plan(grouped, "small"), ledger, SCHEMA)
+
+
+def test_counts_by_groups_leave_in_the_last_round_and_are_charged_as_such(by_sex, ledger, grouped):
+    for round_, columns in ((2, 50), (3, 62)):
+        asked = request(f"m{round_}", kind="evaluate", round_=round_)
+        assert plain(by_sex.send_histogram(asked, lambda n=columns: np.zeros((2, n)))) != REFUSAL
+    events = [json.loads(entry.event) for entry in spent(ledger)]
+    one = {"kind": "histogram", "noise_multiplier": 2.0, "releases": 1}
+    two = {"kind": "field_histograms", "noise_multiplier": 2.0, "fields": 2, "releases": 1}
+    assert events == [one, two]
+    made = [event_from_json(event) for event in events]
+    assert ledger.epsilon("holdout", 1e-5) == pytest.approx(epsilon(made, 1e-5))
+
+
+@pytest.mark.parametrize(("round_", "columns"), [(1, 62), (3, 50), (3, 61), (4, 62)])
+def test_counts_that_are_not_those_of_the_round_do_not_leave(by_sex, ledger, round_, columns):
+    asked = request(kind="evaluate", round_=round_)
+    assert plain(by_sex.send_histogram(asked, lambda: np.zeros((2, columns)))) == REFUSAL
+    assert spent(ledger) == []
+
+
+def test_a_coordinator_that_calls_every_round_the_last_pays_for_groups_each_time(
+    by_sex, ledger, grouped
+):
+    answered = 0
+    for number in range(40):
+        asked = request(f"m{number}", kind="evaluate", round_=3)
+        if plain(by_sex.send_histogram(asked, lambda: np.zeros((2, 62)))) == REFUSAL:
+            break
+        answered += 1
+    budget, last = grouped.privacy.epsilon, mechanism_plan(grouped, "small").evaluation_event(1)
+    assert epsilon([last] * answered, 1e-5) <= budget < epsilon([last] * (answered + 1), 1e-5)
+
+
+def test_an_evaluation_without_a_round_is_refused(gate, ledger):
+    content = RecordDict({wire.ARRAYS: wire.array_record(adapter())})
+    message = Message(content, dst_node_id=2, message_type="evaluate")
+    wire.set_message_id(message, "m1")
+    assert plain(gate.send_histogram(message, Compute(counts))) == REFUSAL
     assert spent(ledger) == []
 
 

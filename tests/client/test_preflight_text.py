@@ -85,6 +85,14 @@ def test_statistics_are_told_where_the_contract_asks_for_them(contract, federate
     assert "statistics answer" not in page(look(plain))
 
 
+def test_groups_are_told_where_the_contract_counts_them(contract, grouped, look):
+    text = page(look(grouped))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "from the last one also how those of each code of sex are decided" in flat(text)
+    assert "one for each of 1 protected field (sensitivity sqrt(2))" in flat(text)
+    assert "code of sex" not in page(look(contract))
+
+
 def test_names_cannot_break_the_page_or_steer_the_terminal(contract, look):
     odd = "x\x1b[31mred\u202e\n" + "long_" * 40
     fields = (*contract.fields, NumberField(name=odd, range=(0, 9), edges=(1,)),

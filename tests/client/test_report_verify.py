@@ -272,6 +272,30 @@ def test_statistics_are_held_against_the_mechanism_too(good, holder, check):
 
 
 @pytest.mark.usefixtures("without_prv")
+def test_counts_by_groups_are_verified_and_held_against_the_mechanism(
+    enrolled, answer, check, grouped_text
+):
+    identity = enrolled(text=grouped_text)
+    answer(identity, "adapter", "histogram", "adapter", "last histogram")
+    report = reported(identity)
+    verdict = check(report)
+    assert (verdict.problems, report["mechanism"]["evaluation_groups"]) == ((), 1)
+    two = [Histogram(noise_multiplier=2.0), FieldHistograms(noise_multiplier=2.0, fields=2)]
+    spent = accountant.epsilon(two, report["delta"])
+    assert verdict.found["epsilon_by_account.holdout"] == pytest.approx(spent, abs=1e-4)
+    for groups in (0, 2):
+        lie = copy.deepcopy(report)
+        lie["mechanism"]["evaluation_groups"] = groups
+        problems = check(lie, identity).problems
+        assert problems == ("mechanism: entry 5 was charged for another than the report's",)
+    # An entry that says that no group was counted spends less than the report tells.
+    less = copy.deepcopy(report)
+    less["releases"][4]["event"] = canonical(event_to_json(two[0]))
+    problems = check(chained_anew(less), identity).problems
+    assert any(p.startswith("epsilon_by_account.holdout: the report says") for p in problems)
+
+
+@pytest.mark.usefixtures("without_prv")
 def test_a_run_without_privacy_makes_epsilon_infinite_whatever_the_report_says(good, holder, check):
     report = copy.deepcopy(good)
     last = report["releases"][-1]

@@ -66,6 +66,18 @@ def test_statistics_are_claimed_for_training_users_from_the_first_round(federate
         check_claim(federated, Facts(**{**RIGHT, "rounds": 1, **without}))
 
 
+def test_groups_are_claimed_for_holdout_users_with_the_last_round(grouped, contract):
+    plan = mechanism_plan(grouped, "small")
+    assert schedule_epsilon(grouped, 3) == (plan.train_epsilon(), plan.holdout_epsilon())
+    assert schedule_epsilon(grouped, 2) == schedule_epsilon(contract, 2)
+    told = privacy_statement(grouped, truthful(grouped, 3))["evaluation"]
+    assert told["last_by_groups"] == ["sex"]
+    assert "last_by_groups" not in privacy_statement(grouped, truthful(grouped, 2))["evaluation"]
+    less = dict(zip(("epsilon", "holdout_epsilon"), schedule_epsilon(contract, 3), strict=True))
+    with pytest.raises(PrivacyError, match=r"facts\.holdout_epsilon"):
+        check_claim(grouped, Facts(**{**vars(truthful(grouped, 3)), **less}))
+
+
 def test_the_schedules_end_is_the_plans(longer):
     plan = mechanism_plan(longer, "small")
     assert schedule_epsilon(longer, 10) == (plan.train_epsilon(), plan.holdout_epsilon())

@@ -143,5 +143,29 @@ def test_a_budget_that_the_statistics_alone_pass_is_refused():
         check_plan(mechanism_plan(dataclasses.replace(FEDERATED, privacy=privacy), "small"))
 
 
+GROUPED = parse_contract(
+    CONTRACT.replace("noise_multiplier = 20.0", 'noise_multiplier = 2.0\ngroups = ["sex", "home"]')
+    + "[decision]\napprove_below = 0.1\ndecline_from = 0.2\n"
+    + '[[fields]]\nname = "sex"\nkind = "protected"\nvalues = ["f", "m"]\n'
+    + '[[fields]]\nname = "home"\nkind = "protected"\nvalues = ["a", "b"]\n'
+)
+
+
+def test_groups_are_in_what_a_holdout_user_spends_once():
+    plan = mechanism_plan(GROUPED, "small")
+    one, last = Histogram(noise_multiplier=2.0), FieldHistograms(noise_multiplier=2.0, fields=3)
+    assert plan.last_evaluations(3) == [one, one, last]
+    assert plan.last_evaluations(1) == [last]
+    assert plan.last_evaluations(0) == []
+    assert plan.holdout_epsilon() == epsilon([one, one, last], 1e-5)
+    # Squared sensitivities add up: three evaluations and two fields are five histograms.
+    assert plan.holdout_epsilon() == pytest.approx(epsilon([one] * 5, 1e-5), abs=1e-6)
+    assert plan.train_epsilon() == mechanism_plan(BASE, "small").train_epsilon()
+    tight = dataclasses.replace(plan, epsilon=plan.holdout_epsilon() - 0.01, noise_multiplier=9.0)
+    with pytest.raises(PrivacyError, match=r"3 evaluations, the last by 2 protected fields too,"):
+        check_plan(tight)
+    assert mechanism_plan(GROUPED.without_privacy(), "small").evaluation_event(2) is None
+
+
 def plan_epsilon(contract):
     return mechanism_plan(contract, "small").train_epsilon()

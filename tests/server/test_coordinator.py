@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from credit_common.bundle import Bundle
-from credit_common.claim import released_figures
+from credit_common.claim import released_figures, released_groups
 from credit_common.contract import parse_contract
 from credit_common.errors import LinkError, WireError
 from credit_common.evaluation import read_released
@@ -64,6 +64,33 @@ def test_a_round_is_told_with_figures_and_their_intervals(contract, told):
         assert facts["intervals"][name] == pytest.approx([figure.low, figure.high], abs=1e-6)
     low, high = facts["intervals"]["auc"]
     assert low < facts["figures"]["auc"] < high < low + 0.1
+
+
+def test_the_last_round_tells_how_groups_fare_and_the_scores_are_read_as_before(grouped_text):
+    text = grouped_text.replace("rounds = 3", "rounds = 6")
+    contract = parse_contract(text.replace("[evaluation]\n", "[evaluation]\nevery = 2\n"))
+    events = []
+    history = _History(contract, lambda event, **facts: events.append(facts))
+    history.begin()
+    seen = counts(contract, 0)
+    of_sexes = np.tile([[300.0, 200.0, 100.0], [40.0, 60.0, 90.0]], 4)
+    history.add(report(2, seen))
+    history.add(report(6, np.concatenate([seen, of_sexes], axis=1)))
+    assert "fairness" not in events[0]
+    assert events[1]["figures"] == events[0]["figures"]
+    assert events[1]["psi"]["value"] == 0
+    (told,) = events[1]["fairness"]
+    assert (told["field"], told["four_fifths"]) == ("sex", "yes")
+    assert told["groups"][0]["figures"]["approved"] == pytest.approx(340 / 790, abs=1e-6)
+    facts = history.facts((), CREATED)
+    (gaps,) = released_groups(contract, facts)
+    assert gaps.parity_ratio.value == 1
+    with pytest.raises(WireError, match="the contract's 62 bins"):
+        released_groups(contract, dataclasses.replace(facts, histogram=facts_rows(seen)))
+
+
+def facts_rows(table):
+    return tuple(map(tuple, table.tolist()))
 
 
 def test_later_evaluations_are_compared_with_the_first(contract, told):

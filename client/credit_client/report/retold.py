@@ -12,11 +12,11 @@ from typing import Any
 from credit_client.report.recount import Recount, Spent
 
 _ANSWERS = {
-    "adapter": "sampled_gaussian",
-    "histogram": "histogram",
-    "statistics": "field_histograms",
+    "adapter": {("train", "sampled_gaussian")},
+    "histogram": {("holdout", "histogram"), ("holdout", "field_histograms")},
+    "statistics": {("train", "field_histograms")},
 }
-"""Kind of message -> kind of the event that it is charged by."""
+"""Kind of message -> account and kind of event that it may be charged by."""
 _BELIEFS = (0.01, 0.5)
 _CLOSE = 1e-6
 
@@ -63,26 +63,34 @@ def _overrides(report: dict[str, Any], counted: Recount) -> list[str]:
 def _mechanism(report: dict[str, Any]) -> list[str]:
     """The first entry under the report's own contract that was charged for another mechanism."""
     plan = report["mechanism"]
+    noise = plan["evaluation_noise_multiplier"]
+    groups = plan.get("evaluation_groups", 0)  # reports from before there were groups have none
     expected = {
-        "sampled_gaussian": {
+        ("train", "sampled_gaussian"): {
             "sampling_rate": plan["sampling_rate"],
             "noise_multiplier": plan["noise_multiplier"],
             "steps": plan["steps_per_round"],
         },
-        "histogram": {"noise_multiplier": plan["evaluation_noise_multiplier"], "releases": 1},
-        "field_histograms": {
+        ("train", "field_histograms"): {
             "noise_multiplier": plan["statistics_noise_multiplier"],
             "fields": plan["statistics_fields"],
             "releases": 1,
         },
+        ("holdout", "histogram"): {"noise_multiplier": noise, "releases": 1},
     }
+    if groups:
+        expected["holdout", "field_histograms"] = {
+            "noise_multiplier": noise,
+            "fields": 1 + groups,
+            "releases": 1,
+        }
     problems = []
     if plan["steps"] != plan["steps_per_round"] * plan["rounds"]:
         problems.append("mechanism: its steps are not those of its rounds")
     for entry in _charges(report["releases"]):
         event = json.loads(entry["event"])
-        kind = event.pop("kind")
-        if entry["contract_digest"] == report["contract_digest"] and event != expected[kind]:
+        own = expected.get((entry["account"], event.pop("kind")))
+        if entry["contract_digest"] == report["contract_digest"] and event != own:
             number = entry["sequence"]
             problems.append(f"mechanism: entry {number} was charged for another than the report's")
             break
@@ -103,11 +111,14 @@ def _counts(report: dict[str, Any], counted: Recount) -> list[str]:
         problems.append("contracts: the answers that it counts are not those of its entries")
     if counted.overrides:
         return problems  # what left may have been charged by an entry that was lost
-    charged = {json.loads(entry["event"])["kind"] for entry in _charges(report["releases"])}
+    charged = {
+        (entry["account"], json.loads(entry["event"])["kind"])
+        for entry in _charges(report["releases"])
+    }
     problems += [
         f"messages: the report lists {kind} answers, and none of its entries is for one"
-        for kind, event in _ANSWERS.items()
-        if report["messages"].get(kind, {}).get("times", 0) and event not in charged
+        for kind, events in _ANSWERS.items()
+        if report["messages"].get(kind, {}).get("times", 0) and not events & charged
     ]
     if report["messages_of_lost_entries"]:
         problems.append("messages_of_lost_entries: the report counts some, though nothing was lost")

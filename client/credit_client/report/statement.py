@@ -193,9 +193,15 @@ def _mechanism(plan: MechanismPlan) -> dict[str, Any]:
         "rounds": plan.rounds,
         "steps": plan.steps * plan.rounds,
         "denominator": plan.expected_batch_size,
-        "evaluation": "Gaussian mechanism on counts, one user in one cell",
+        "evaluation": "Gaussian mechanism on counts, one user in one cell"
+        + (
+            f", in the last one also in one cell for each of {groups} protected fields"
+            if (groups := plan.evaluation_groups)
+            else ""
+        ),
         "evaluation_noise_multiplier": plan.evaluation_noise_multiplier,
         "evaluations": plan.evaluations,
+        "evaluation_groups": plan.evaluation_groups,
         "group_clip": dict(plan.group_clip),
         "statistics_fields": plan.statistics_fields,
         "statistics_noise_multiplier": plan.statistics_noise_multiplier,

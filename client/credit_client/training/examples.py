@@ -20,6 +20,7 @@ from torch import Tensor
 from credit_client.training.hidden import Frozen, Hidden, Store, Tokens
 from credit_client.training.shapes import rows_of_reads, rows_of_texts
 from credit_common.contract import Contract
+from credit_common.groups import group_places
 from credit_common.model import CreditModel
 from credit_common.padding import bucket_length
 from credit_common.record import Record
@@ -70,6 +71,7 @@ class Examples:
         frozen: Frozen | None = None,
     ) -> None:
         self.labels = np.asarray([r.label or 0.0 for r in records], np.float32)
+        self.groups = group_places(contract, records)
         self.device = model.device
         self.records = tuple(records) if contract.federated_fields else ()
         self._wide: NDArray[np.float32] | None = None
@@ -183,7 +185,7 @@ class Examples:
     def subset(self, rows: NDArray[np.intp]) -> "Examples":
         """Some of the examples, in the order of their indices `rows`; nothing is computed anew."""
         other = copy.copy(self)
-        other.labels = self.labels[rows]
+        other.labels, other.groups = self.labels[rows], self.groups[rows]
         if self.records:
             other.records = tuple(self.records[i] for i in rows)
         if self._wide is not None:

@@ -44,7 +44,10 @@ def at_epsilon(contract: Contract, epsilon: float | None) -> Contract:
         privacy=replace(contract.privacy, epsilon=epsilon, noise_multiplier=steps),
         evaluation=replace(
             contract.evaluation,
-            noise_multiplier=_solved(1.0, plan.evaluations, epsilon, delta, ()),
+            # Squared sensitivities add up: counts by a group are one evaluation more.
+            noise_multiplier=_solved(
+                1.0, plan.evaluations + plan.evaluation_groups, epsilon, delta, ()
+            ),
         ),
         statistics=statistics,
     )

@@ -49,3 +49,11 @@ def test_none_is_without_privacy(federation_file):
     contract = parse_contract(federation_file())
     assert at_epsilon(contract, None) == contract.without_privacy()
     assert mechanism_plan(at_epsilon(contract, None), "small").train_epsilon() == math.inf
+
+
+def test_counts_by_groups_are_within_it(federation_file):
+    cuts = {"approve_below": 0.1, "decline_from": 0.3}
+    text = federation_file(decision=cuts, evaluation={"groups": ["sex"], "every": 1})
+    plan = mechanism_plan(at_epsilon(parse_contract(text), 1.0), "small")
+    assert plan.evaluation_groups == 1
+    assert 0.95 < plan.holdout_epsilon() <= 1.0

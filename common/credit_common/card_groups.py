@@ -5,8 +5,7 @@ It follows from the released counts of the last evaluation, so that it costs no 
 
 from credit_common.claim import Facts, released_groups
 from credit_common.contract import Contract
-from credit_common.evaluation import Figure
-from credit_common.groups import FEWEST, GroupGaps, GroupRates
+from credit_common.groups import FEWEST, GroupGaps, GroupRates, compared, told
 
 NOT_COUNTED = "- Nothing here shows that it treats groups of people alike. Measure that."
 """What a card without this part says of groups."""
@@ -39,23 +38,7 @@ def _field(gaps: GroupGaps) -> list[str]:
     heads = ("users", "approved", "declined", "of good approved", "of bad approved", "bad rate")
     table = [f"| `{gaps.field}` | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     table += [_row(group) for group in gaps.groups if group.approved or group.users.high >= 1]
-    marks = {
-        None: "",
-        "yes": " The four-fifths mark is kept.",
-        "no": " The four-fifths mark is MISSED: look at it.",
-        "unclear": " Whether the four-fifths mark is kept, the noise hides.",
-    }
-    said = [
-        f"{name} {_told(figure)}"
-        for name, figure in (
-            ("Lowest approval rate over the highest", gaps.parity_ratio),
-            ("highest less lowest", gaps.parity_difference),
-            ("equalized odds difference", gaps.odds_difference),
-        )
-        if figure is not None
-    ]
-    compared = f"{'; '.join(said)}." + marks[gaps.four_fifths]
-    return ["\n".join(table), compared if said else "Too few groups to compare."]
+    return ["\n".join(table), compared(gaps)]
 
 
 def _row(group: GroupRates) -> str:
@@ -66,9 +49,5 @@ def _row(group: GroupRates) -> str:
         group.approved_bad,
         group.bad_rate,
     )
-    cells = " | ".join("" if rate is None else _told(rate) for rate in rates)
+    cells = " | ".join("" if rate is None else told(rate) for rate in rates)
     return f"| {group.name} | {round(group.users.value)} | {cells} |"
-
-
-def _told(figure: Figure) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"

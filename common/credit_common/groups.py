@@ -189,6 +189,32 @@ def groups_to_json(gaps: Sequence[GroupGaps]) -> list[dict[str, Any]]:
     ]
 
 
+def compared(gaps: GroupGaps) -> str:
+    """The gaps of a field in words."""
+    said = [
+        f"{name} {told(figure)}"
+        for name, figure in (
+            ("Lowest approval rate over the highest", gaps.parity_ratio),
+            ("highest less lowest", gaps.parity_difference),
+            ("equalized odds difference", gaps.odds_difference),
+        )
+        if figure is not None
+    ]
+    return f"{'; '.join(said)}. {_MARKS[gaps.four_fifths]}".rstrip() if said else _TOO_FEW
+
+
+def told(figure: Figure) -> str:
+    """A share with its interval."""
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+_TOO_FEW = "Too few groups to compare."
+_MARKS = {
+    None: "",
+    "yes": "The four-fifths mark is kept.",
+    "no": "The four-fifths mark is MISSED: look at it.",
+    "unclear": "Whether the four-fifths mark is kept, the noise hides.",
+}
 _ODDS = ("odds_difference",)
 _RATES = ("users", "bad_rate", "approved", "declined")
 _OF_A_CLASS = ("approved_good", "approved_bad")

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
+from credit_common.groups import compared
 from credit_simulations.arms import ARMS
 from credit_simulations.demo import DemoResult
 from credit_simulations.federation import Progress
@@ -68,6 +69,8 @@ class RunView:
         if name != self._arm:
             self._arm, self._lines = name, []
         self._lines.append((name, progress))
+        for gaps in progress.groups:
+            self._on_note(f"{name}, by {gaps.field}: {compared(gaps)}")
         if self._writer:
             for figure, value in progress.figures.items():
                 self._writer.add_scalar(f"{name}/{figure}", value, progress.round)

@@ -24,13 +24,15 @@ from credit_common.statistics import statistics_shapes
 from credit_common.text import wide_width
 from credit_common.upload import Shapes, upload_bytes
 
+_PROTECTED = "the outcome or a protected field of a single user"
+_NUMBERS = "numbers of users or rows without noise"
 NEVER_SENT = (
     "rows, columns and texts of the shard",
     "user ids, and the keys that are made from them",
-    "the outcome or a protected field of a single user",
+    _PROTECTED,
     "scores of single users, losses and other figures of training",
     "texts of errors, logs, entries of the ledger, this page",
-    "numbers of users or rows without noise",
+    _NUMBERS,
 )
 COUNTED = {
     "binary": ("outcome (2) x score", "how many of them had the outcome"),
@@ -150,8 +152,15 @@ def sendings(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
 
 
 def never_sent(plan: MechanismPlan) -> tuple[str, ...]:
-    """What no message carries; without privacy, evaluations tell exact numbers of users."""
-    return NEVER_SENT if plan.private else NEVER_SENT[:-1]
+    """What no message carries.
+
+    Without privacy, evaluations tell exact numbers of users; and where these are by groups, a cell
+    of one user tells that user's group, outcome and decision.
+    """
+    if plan.private:
+        return NEVER_SENT
+    told = {_NUMBERS} | ({_PROTECTED} if plan.evaluation_groups else set())
+    return tuple(what for what in NEVER_SENT if what not in told)
 
 
 def ledger_outlook(
@@ -167,12 +176,14 @@ def ledger_outlook(
     """
     balance = ledger.balance
     past = {account: balance.history(account) for account in ACCOUNTS}
+    grouped = plan.grouped_evaluations
+    plain = plan.evaluations - grouped
     charged = Counter(_kind(e) for e in ledger.entries() if e.contract_digest == contract.digest)
     user = user_column or contract.record.user
     add = balance.would_add(contract.split.salt, contract.split.holdout, user)
 
-    def after(rounds: int, evaluations: int, statistics: int) -> Spend:
-        train, holdout = _schedule(plan, rounds, evaluations, statistics)
+    def after(rounds: int, plain: int, grouped: int, statistics: int) -> Spend:
+        train, holdout = _schedule(plan, rounds, plain, grouped, statistics)
         return _spend(past["train"] + train, past["holdout"] + holdout, plan.delta, add=add)
 
     return Outlook(
@@ -182,11 +193,12 @@ def ledger_outlook(
             any=ledger.epsilon_overall(plan.delta),
         ),
         rounds=charged["train"],
-        evaluations=charged["holdout"],
-        all_to_come=after(plan.rounds, plan.evaluations, 1),
+        evaluations=charged["holdout"] + charged["groups"],
+        all_to_come=after(plan.rounds, plain, grouped, 1),
         rest_to_come=after(
             plan.rounds - charged["train"],
-            plan.evaluations - charged["holdout"],
+            plain - charged["holdout"],
+            grouped - charged["groups"],
             1 - charged["statistics"],
         ),
         accounts_add=add,
@@ -195,14 +207,15 @@ def ledger_outlook(
 
 
 def _kind(entry: Entry) -> str:
-    """What was answered: the account's name, or "statistics"."""
+    """What was answered: the account's name, or "statistics" or "groups"."""
     counted = '"kind":"field_histograms"' in entry.event  # canonical JSON has no spaces
-    return "statistics" if counted and entry.account == "train" else entry.account
+    return {"train": "statistics", "holdout": "groups"}[entry.account] if counted else entry.account
 
 
 def schedule_spend(plan: MechanismPlan) -> tuple[Spend, float]:
     """ε of a contract's whole schedule: under add/remove, and under a change of one user."""
-    train, holdout = _schedule(plan, plan.rounds, plan.evaluations, 1)
+    grouped = plan.grouped_evaluations
+    train, holdout = _schedule(plan, plan.rounds, plan.evaluations - grouped, grouped, 1)
     changed = max(  # the user put in place of another may be on the other side of the split
         _epsilon(train + holdout, plan.delta),
         _epsilon(train, plan.delta, epsilon_replace_one),
@@ -212,13 +225,13 @@ def schedule_spend(plan: MechanismPlan) -> tuple[Spend, float]:
 
 
 def _schedule(
-    plan: MechanismPlan, rounds: int, evaluations: int, statistics: int
+    plan: MechanismPlan, rounds: int, plain: int, grouped: int, statistics: int
 ) -> tuple[History, History]:
     """Events of both accounts; none where more were charged than the schedule has."""
     train: History = [plan.round_event()] * rounds
     if plan.statistics_fields:
         train = [plan.statistics_event()] * statistics + train
-    return train, plan.last_evaluations(evaluations)
+    return train, plan.evaluation_events(plain, grouped)
 
 
 def _spend(train: History, holdout: History, delta: float, *, add: bool) -> Spend:

@@ -10,8 +10,16 @@ from typing import Any, TextIO
 from credit_client.disclosure import COUNTED, Spend, never_sent
 from credit_client.preflight import Preflight
 from credit_client.terminal import heading, paragraph, table, up, wrapped
+from credit_common.contract import Contract
+from credit_common.groups import group_columns
+from credit_common.privacy import MechanismPlan
 
 UNSEEN = ("identifier", "protected", "dropped")  # kinds that the model never gets
+
+_COUNTED_FIELD = (
+    " counted: never given to the model; the last evaluation counts users by it, with the noise of "
+    "an evaluation answer."
+)
 
 
 def as_json(preflight: Preflight) -> dict[str, Any]:
@@ -94,7 +102,8 @@ def _fields(preflight: Preflight) -> Iterator[str]:
         name, protected = source.name, source.kind == "protected"
         column = _column(name, source.column or f"always {source.constant}")
         other = f"{counts.other.get(name, 0)}%" if protected or source.kind == "category" else ""
-        uses = " + ".join(source.uses) or ("groups" if protected else "nothing")
+        kept = "counted" if name in contract.evaluation.groups else "groups"
+        uses = " + ".join(source.uses) or (kept if protected else "nothing")
         column += ", translated" if source.translated else ""
         rows.append((name, source.kind, column, f"{counts.missing[name]}%", other, uses))
     heads = ("<in the contract", "<kind", "<your column", ">missing", ">other", "<used for")
@@ -104,6 +113,7 @@ def _fields(preflight: Preflight) -> Iterator[str]:
         "identity: to tell users apart and, by a keyed hash, to draw who is held out. text: put "
         "into words for BERT, which runs on this machine. numbers: read as a number or code. time: "
         "orders a user's rows and events. groups: kept here, never given to the model."
+        + (_COUNTED_FIELD if contract.evaluation.groups else "")
     )
     if preflight.named("text"):
         yield from paragraph(
@@ -150,7 +160,7 @@ def _sent(preflight: Preflight) -> Iterator[str]:
 def _told(preflight: Preflight) -> Iterator[str]:
     contract, plan = preflight.contract, preflight.plan
     yield from heading("WHAT THE COORDINATOR CAN STILL TELL")
-    error = plan.evaluation_noise_multiplier * math.sqrt(2 * contract.evaluation.bins)
+    error = _held_out_error(contract, plan)
     _, told = COUNTED[contract.task.kind]
     close = f"give or take {error:.0f} (one standard deviation)" if plan.private else "exactly"
     if contract.federated_fields:
@@ -167,6 +177,17 @@ def _told(preflight: Preflight) -> Iterator[str]:
         "address, when it is connected, and how long answers take. The other holders see averages "
         "over holders."
     )
+
+
+def _held_out_error(contract: Contract, plan: MechanismPlan) -> float:
+    """Standard deviation of the number of held-out users that the last evaluation tells.
+
+    Each of its tables adds up to that number but for its own noise, σ² a cell: the best that can be
+    made of them is their mean, weighted by the inverse of their variances.
+    """
+    cells = [2 * contract.evaluation.bins]
+    cells += [2 * group_columns(field) for field in contract.groups_at(contract.training.rounds)]
+    return plan.evaluation_noise_multiplier / math.sqrt(sum(1 / each for each in cells))
 
 
 def _groups_told(names: tuple[str, ...]) -> str:

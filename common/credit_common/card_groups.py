@@ -3,6 +3,7 @@
 It follows from the released counts of the last evaluation, so that it costs no further privacy.
 """
 
+from credit_common.card_points import table_cell
 from credit_common.claim import Facts, released_groups
 from credit_common.contract import Contract
 from credit_common.groups import FEWEST, GroupGaps, GroupRates, compared, told
@@ -27,8 +28,8 @@ def groups_part(contract: Contract, facts: Facts) -> str | None:
         f"Hold-out users of {facts.evaluated} holders by protected field{noised}: approved below a "
         f"probability of default of {decision.approve_below:g}, declined from "
         f"{decision.decline_from:g}, by the model's own probability. Groups that may have fewer "
-        f"than {FEWEST} users are not judged. The intervals of a field's rates hold together, 95 "
-        "times in 100, for these users' counts without the noise.",
+        f"than {FEWEST} users are not judged. The intervals of all rates of a field hold together, "
+        "95 times in 100, for these users' counts without the noise.",
         *(block for each in gaps for block in _field(each)),
     ]
     return "\n\n".join(blocks)
@@ -50,4 +51,4 @@ def _row(group: GroupRates) -> str:
         group.bad_rate,
     )
     cells = " | ".join("" if rate is None else told(rate) for rate in rates)
-    return f"| {group.name} | {round(group.users.value)} | {cells} |"
+    return f"| {table_cell(group.name)} | {round(group.users.value)} | {cells} |"

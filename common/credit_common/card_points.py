@@ -54,7 +54,7 @@ def _decision(contract: Contract) -> list[str]:
     if decision.bands:
         starts = [0.0, *(end for _, end in decision.bands)]
         rows = [
-            f"| {_cell(name)} | {start:g} to {end:g} |"
+            f"| {table_cell(name)} | {start:g} to {end:g} |"
             for start, (name, end) in zip(starts, decision.bands, strict=False)
         ]
         head = "| band | probability of default |\n|---|---:|\n"
@@ -68,7 +68,7 @@ def _strongest(contract: Contract, head: Mapping[str, NDArray[np.float32]]) -> l
         return ["All points come from what BERT reads: there is no part to be written as a table."]
     shown = table.strongest(STRONGEST)
     rows = [
-        f"| {_cell(name)} | {_cell(cell)} | {signed(points)} |"
+        f"| {table_cell(name)} | {table_cell(cell)} | {signed(points)} |"
         for field in shown
         for name, cell, points in zip(_names(field), field.cells, field.points, strict=True)
     ]
@@ -97,7 +97,7 @@ def signed(points: float) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
-def _cell(text: str) -> str:
+def table_cell(text: str) -> str:
     """A code as a cell of a Markdown table."""
     plain = " ".join(text.split())
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -7,15 +7,16 @@ users who repaid and row 1 for those who did not:
     columns         what
     bins            score, as in `credit_common.evaluation`
     3 a code        approved, referred to a person, declined; codes in the contract's order, then
-                    "other" for one that it does not have, and "missing"; field after field
+                    "(other)" for one that it does not have, and "(missing)"; field after field
 
 A user is in one cell of the scores and in one of each of the G fields, so that the L2 sensitivity
 is √(1 + G). Decisions are those of the contract's cut-offs on the model's own probability of
 default: a holder's calibration and cut-offs stay with the holder, and so do figures of them.
 
-Figures are ratios of noised counts, with intervals as in `credit_common.intervals`. Those of
-several groups hold together (Bonferroni), so that what is said of the highest and the lowest rate
-is said of all.
+Figures are ratios of noised counts, with intervals as in `credit_common.intervals`. Those of all
+rates of all codes of a field hold together (Bonferroni over codes and kinds of rate, judged or not,
+since the noise has a say in which are judged), so that what is said of the highest and the lowest
+rate is said of all.
 """
 
 import math
@@ -41,10 +42,10 @@ from credit_common.record import OTHER, Record
 
 DECISIONS = ("approve", "refer", "decline")
 FEWEST = 30
-"""Users of a group, at the least by its interval, below which it is not judged."""
+"""Users of a group, at the least by intervals that hold for all groups, to be judged."""
 FOUR_FIFTHS = 0.8
 """Approval rate of a group against the highest one, below which it is looked at (29 CFR 1607.4)."""
-_BESIDE = ("other", "missing")
+_BESIDE = ("(other)", "(missing)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class GroupRates:
     """Hold-out users of all holders with one code.
 
     Attributes:
-        name: The code, "other" or "missing".
+        name: The code, "(other)" or "(missing)".
         users: Their number, from noised counts.
         bad_rate: Share of them that did not repay. It is None, as all that follows, where the group
             is not judged: it may have fewer than 30 users.
@@ -76,10 +77,10 @@ class GroupGaps:
 
     Attributes:
         field: Its name.
-        groups: All codes, "other" and "missing".
+        groups: All codes, "(other)" and "(missing)".
         parity_ratio, parity_difference: Demographic parity: lowest approval rate over the highest,
             and highest less lowest, of the judged groups; None for fewer than two, and the ratio
-            where nobody is approved.
+            where nobody at all is approved.
         odds_difference: Equalized odds (Hardt et al. 2016): the larger of the differences of
             `approved_good` and of `approved_bad`; None where fewer than two groups have both.
         four_fifths: Whether the parity ratio is at least .8: "unclear" where the noise hides it;
@@ -96,15 +97,19 @@ class GroupGaps:
 
 def count_columns(contract: Contract, round_: int) -> int:
     """Columns of the counts that the evaluation of a round sends, two rows of them."""
-    fields = contract.groups_at(round_)
-    return contract.evaluation.bins + sum(len(DECISIONS) * len(_names(field)) for field in fields)
+    return contract.evaluation.bins + sum(map(group_columns, contract.groups_at(round_)))
+
+
+def group_columns(field: ProtectedField) -> int:
+    """Columns that a field's codes take."""
+    return len(DECISIONS) * len(_names(field))
 
 
 def group_places(contract: Contract, records: Sequence[Record]) -> NDArray[np.int64]:
     """Place of each record's code among those of each field of `evaluation.groups`.
 
     Returns:
-        (records, fields); "other" and "missing" are the last two places.
+        (records, fields); "(other)" and "(missing)" are the last two places.
     """
     fields = contract.groups_at(contract.training.rounds)
     places = np.zeros((len(records), len(fields)), np.int64)
@@ -139,7 +144,7 @@ def count_all(
     if fields:
         decided = _decided(contract, scores[:, 0])
         for column, field in enumerate(fields):
-            cells = len(DECISIONS) * len(_names(field))
+            cells = group_columns(field)
             at = labels.astype(np.int64) * cells + places[:, column] * len(DECISIONS) + decided
             parts.append(np.bincount(at, minlength=2 * cells).reshape(2, cells))
     return np.concatenate(parts, axis=1)
@@ -166,7 +171,7 @@ def read_groups(
         raise ValueError(f"counts of shape {counts.shape}: must be (2, {columns}) or (2, {bins})")
     noise, at, found = released_noise(contract, holders), bins, []
     for field in contract.groups_at(last):
-        cells = len(DECISIONS) * len(_names(field))
+        cells = group_columns(field)
         table = counts[:, at : at + cells].reshape(2, -1, len(DECISIONS))
         found.append(_gaps(field, table, noise))
         at += cells
@@ -205,7 +210,8 @@ def compared(gaps: GroupGaps) -> str:
 
 def told(figure: Figure) -> str:
     """A share with its interval."""
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+    value = f"{figure.value:.3f}" if math.isfinite(figure.value) else "unknown"
+    return f"{value} ({figure.low:.3f} to {figure.high:.3f})"
 
 
 _TOO_FEW = "Too few groups to compare."
@@ -216,6 +222,8 @@ _MARKS = {
     "unclear": "Whether the four-fifths mark is kept, the noise hides.",
 }
 _ODDS = ("odds_difference",)
+_KINDS = 5
+"""Kinds of rate of a group."""
 _RATES = ("users", "bad_rate", "approved", "declined")
 _OF_A_CLASS = ("approved_good", "approved_bad")
 
@@ -243,14 +251,7 @@ def _decided(contract: Contract, logits: ArrayLike) -> NDArray[np.int64]:
 def _gaps(field: ProtectedField, table: NDArray[np.float64], noise: float) -> GroupGaps:
     """`table` is (2, codes, decisions)."""
     names = _names(field)
-    judged = [_number(table[:, i], noise).low >= FEWEST for i in range(len(names))]
-    level = 1 - (1 - intervals.LEVEL) / max(sum(judged), 1)
-    groups = tuple(
-        _rates(name, table[:, i], noise, level)
-        if judged[i]
-        else GroupRates(name=name, users=_number(table[:, i], noise))
-        for i, name in enumerate(names)
-    )
+    groups = tuple(_rates(name, table[:, i], noise, len(names)) for i, name in enumerate(names))
     ratio, difference = _spread([g.approved for g in groups if g.approved])
     odds = [
         _spread([found for g in groups if (found := getattr(g, name))])[1] for name in _OF_A_CLASS
@@ -266,23 +267,25 @@ def _gaps(field: ProtectedField, table: NDArray[np.float64], noise: float) -> Gr
     )
 
 
-def _rates(name: str, cells: NDArray[np.float64], noise: float, level: float) -> GroupRates:
-    """`cells` is (2, decisions)."""
+def _rates(name: str, cells: NDArray[np.float64], noise: float, codes: int) -> GroupRates:
+    """`cells` is (2, decisions), of one of `codes` codes of its field."""
+    users = _number(cells, noise)
+    level = 1 - (1 - intervals.LEVEL) / codes
+    if not _number(cells, noise, level).low >= FEWEST:
+        return GroupRates(name=name, users=users)
     approved, declined, bad = np.zeros((3, *cells.shape))
     approved[:, 0], declined[:, 2], bad[1] = 1, 1, 1
 
     def share(chosen: NDArray[np.float64], among: NDArray[np.float64]) -> Figure:
-        low, high = intervals.share(among, chosen, noise, level)
+        low, high = intervals.share(among, chosen, noise, 1 - (1 - level) / _KINDS)
         value = float((among * chosen).sum() / among.sum())
         return Figure(value=min(max(value, 0.0), 1.0), low=low, high=high)
 
-    of_class = [
-        share(approved[row], cells[row]) if _number(cells[row], noise).low >= FEWEST else None
-        for row in range(2)
-    ]
+    enough = [_number(cells[row], noise, level).low >= FEWEST for row in range(2)]
+    of_class = [share(approved[row], cells[row]) if enough[row] else None for row in range(2)]
     return GroupRates(
         name=name,
-        users=_number(cells, noise),
+        users=users,
         bad_rate=share(bad, cells),
         approved=share(approved, cells),
         declined=share(declined, cells),
@@ -291,11 +294,12 @@ def _rates(name: str, cells: NDArray[np.float64], noise: float, level: float) ->
     )
 
 
-def _number(cells: NDArray[np.float64], noise: float) -> Figure:
+def _number(cells: NDArray[np.float64], noise: float, level: float = intervals.LEVEL) -> Figure:
     """How many users there are in noised cells."""
     value = float(cells.sum())
-    margin = intervals.normal(intervals.LEVEL) * noise * math.sqrt(cells.size)
-    return Figure(value=value, low=max(value - margin, 0.0), high=max(value + margin, 0.0))
+    margin = intervals.normal(level) * noise * math.sqrt(cells.size)
+    low, middle, high = (max(each, 0.0) for each in (value - margin, value, value + margin))
+    return Figure(value=middle, low=low, high=high)
 
 
 def _spread(rates: Sequence[Figure]) -> tuple[Figure | None, Figure | None]:
@@ -313,12 +317,12 @@ def _spread(rates: Sequence[Figure]) -> tuple[Figure | None, Figure | None]:
         low=max(max(lows) - min(highs), 0.0),
         high=max(highs) - min(lows),
     )
-    if max(values) <= 0 or max(lows) <= 0:
+    if max(highs) <= 0:
         return None, difference
     ratio = Figure(
-        value=min(values) / max(values),
+        value=min(values) / max(values) if max(values) > 0 else float("nan"),
         low=min(lows) / max(highs),
-        high=min(min(highs) / max(lows), 1.0),
+        high=min(min(highs) / max(lows), 1.0) if max(lows) > 0 else 1.0,
     )
     return ratio, difference
 

@@ -82,12 +82,16 @@ class MechanismPlan:
             return None
         return counted_event(self.evaluation_noise_multiplier, groups)
 
-    def last_evaluations(self, number: int) -> list[Event | None]:
-        """What the last `number` evaluations of the schedule spend."""
-        if number < 1:
-            return []
+    @property
+    def grouped_evaluations(self) -> int:
+        """Evaluations of the schedule that count by groups: the last one, or none."""
+        return min(self.evaluation_groups, 1)
+
+    def evaluation_events(self, plain: int, grouped: int) -> list[Event | None]:
+        """What so many evaluations without and with groups spend; none for a negative number."""
+        one: Event | None = self.evaluation_event()
         last: Event | None = self.evaluation_event(self.evaluation_groups)
-        return [*[self.evaluation_event()] * (number - 1), last]
+        return [one] * plain + [last] * grouped
 
     def statistics_event(self) -> FieldHistograms | None:
         """What the statistics round spends; None without privacy or where no field is counted."""
@@ -106,7 +110,9 @@ class MechanismPlan:
 
     def holdout_epsilon(self) -> float:
         """ε of a hold-out user after all evaluations; infinite without privacy."""
-        spent = [one for one in self.last_evaluations(self.evaluations) if one is not None]
+        grouped = self.grouped_evaluations
+        events = self.evaluation_events(self.evaluations - grouped, grouped)
+        spent = [event for event in events if event is not None]
         return epsilon(spent, self.delta) if self.private else math.inf
 
     def _training(self, steps: int) -> SampledGaussian | None:

@@ -155,6 +155,18 @@ def test_the_outlook_has_groups_in_the_last_evaluation_alone(grouped):
         )  # fmt: skip
         after = ledger_outlook(often, plan, ledger)
         assert (after.evaluations, after.statistics) == (2, 0)
+        assert after.rest_to_come.holdout == expected  # the last is not still to come
+        # A plain one too many does not make the dearer one go away, which has been sent here.
+        charge(ledger, plan, 0, 3, often.digest)
+        spent = ledger_outlook(often, plan, ledger)
+        assert spent.rest_to_come.holdout == spent.spent.holdout
+
+
+def test_exact_counts_by_groups_may_tell_of_a_single_user(grouped, contract):
+    open_ = [mechanism_plan(each.without_privacy(), "small") for each in (grouped, contract)]
+    told = [" ".join(never_sent(plan)) for plan in open_]
+    assert ["protected field" in words for words in told] == [False, True]
+    assert "protected field" in " ".join(never_sent(mechanism_plan(grouped, "small")))
 
 
 def test_messages_are_counted_by_the_contracts_schedule(contract, plan):

@@ -91,6 +91,12 @@ def test_groups_are_told_where_the_contract_counts_them(contract, grouped, look)
     assert "from the last one also how those of each code of sex are decided" in flat(text)
     assert "one for each of 1 protected field (sensitivity sqrt(2))" in flat(text)
     assert "code of sex" not in page(look(contract))
+    (row,) = [line for line in text.splitlines() if line.split()[:2] == ["sex", "protected"]]
+    assert row.endswith("counted")
+    assert "counted: never given to the model; the last evaluation counts users by it" in flat(text)
+    # Two tables tell the number of held-out users: 100 and 24 cells of noise 2.
+    assert f"give or take {2 / math.sqrt(1 / 100 + 1 / 24):.0f} (one standard" in flat(text)
+    assert "counted: never" not in page(look(contract))
 
 
 def test_names_cannot_break_the_page_or_steer_the_terminal(contract, look):

@@ -288,6 +288,11 @@ def test_counts_by_groups_are_verified_and_held_against_the_mechanism(
         lie["mechanism"]["evaluation_groups"] = groups
         problems = check(lie, identity).problems
         assert problems == ("mechanism: entry 5 was charged for another than the report's",)
+    for groups in (True, 1.0, -1, "1"):
+        lie = copy.deepcopy(report)
+        lie["mechanism"]["evaluation_groups"] = groups
+        found = check(lie, identity).problems
+        assert "mechanism: evaluation_groups must be a number of fields" in found
     # An entry that says that no group was counted spends less than the report tells.
     less = copy.deepcopy(report)
     less["releases"][4]["event"] = canonical(event_to_json(two[0]))

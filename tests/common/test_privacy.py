@@ -154,9 +154,9 @@ GROUPED = parse_contract(
 def test_groups_are_in_what_a_holdout_user_spends_once():
     plan = mechanism_plan(GROUPED, "small")
     one, last = Histogram(noise_multiplier=2.0), FieldHistograms(noise_multiplier=2.0, fields=3)
-    assert plan.last_evaluations(3) == [one, one, last]
-    assert plan.last_evaluations(1) == [last]
-    assert plan.last_evaluations(0) == []
+    assert plan.evaluation_events(2, 1) == [one, one, last]
+    assert plan.evaluation_events(-1, 0) == []
+    assert (plan.grouped_evaluations, mechanism_plan(BASE, "small").grouped_evaluations) == (1, 0)
     assert plan.holdout_epsilon() == epsilon([one, one, last], 1e-5)
     # Squared sensitivities add up: three evaluations and two fields are five histograms.
     assert plan.holdout_epsilon() == pytest.approx(epsilon([one] * 5, 1e-5), abs=1e-6)

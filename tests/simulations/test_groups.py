@@ -94,7 +94,7 @@ def test_a_private_ledger_has_the_groups_in_its_last_entry_alone(
                 for entry in ledger.entries()
                 if entry.account == "holdout"
             ]
-            assert events == plan.last_evaluations(3)
+            assert events == plan.evaluation_events(2, 1)
             spent = ledger.epsilon("holdout", asking.privacy.delta)
         assert spent == pytest.approx(epsilon(events, asking.privacy.delta))
         assert spent == pytest.approx(plan.holdout_epsilon())

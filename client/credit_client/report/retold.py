@@ -65,6 +65,8 @@ def _mechanism(report: dict[str, Any]) -> list[str]:
     plan = report["mechanism"]
     noise = plan["evaluation_noise_multiplier"]
     groups = plan.get("evaluation_groups", 0)  # reports from before there were groups have none
+    if type(groups) is not int or groups < 0:
+        return ["mechanism: evaluation_groups must be a number of fields"]
     expected = {
         ("train", "sampled_gaussian"): {
             "sampling_rate": plan["sampling_rate"],

@@ -7,7 +7,8 @@ that the coordinator keeps do.
 
 Only told, since nothing in a report could show it: holder, federation, purpose, size class, time
 and unit; the contract, of which a report has the digest alone, and so the budget and whatever of
-the mechanism no entry is charged by (clip norms, rounds, evaluations, denominator, noise source);
+the mechanism no entry is charged by (clip norms, rounds, evaluations, which of these counted by
+groups, denominator, noise source);
 how many messages left and how large they were; name and version of the accountant; the audit; and
 what is said of adversary, messages and tuning.
 """

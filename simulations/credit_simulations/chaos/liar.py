@@ -26,6 +26,7 @@ from credit_client.link import Link
 from credit_common import federation_pb2 as pb
 from credit_common.command import log_to_stderr, run_command
 from credit_common.contract import Contract
+from credit_common.groups import count_columns
 from credit_common.heads import sign_head
 from credit_common.protocol import from_request, to_head
 from credit_common.wire import HISTOGRAM, pack, refusal, unpack
@@ -103,7 +104,7 @@ def _garbage(contract: Contract, request: pb.Request, node: int) -> list[pb.Repl
 
 def _other_kind(contract: Contract, request: pb.Request, node: int) -> list[pb.Reply]:
     """A histogram where an adapter is asked for, and the other way round."""
-    counts = np.ones((2, contract.evaluation.bins))
+    counts = np.ones((2, count_columns(contract, request.round)))
     if request.kind == pb.TRAIN:
         return [pb.Reply(message_id=request.message_id, histogram=pack({HISTOGRAM: counts}))]
     return [pb.Reply(message_id=request.message_id, adapter=request.arrays)]
@@ -193,7 +194,7 @@ LIES: dict[str, Lie] = {
 def _filled(contract: Contract, request: pb.Request, value: float) -> pb.Reply:
     """An answer of the right form: the asked adapter with `value` added, or such a histogram."""
     if request.kind != pb.TRAIN:
-        counts = np.full((2, contract.evaluation.bins), value)
+        counts = np.full((2, count_columns(contract, request.round)), value)
         return _reply(request, pack({HISTOGRAM: counts}))
     with np.errstate(over="ignore", invalid="ignore"):
         moved = {n: array + np.float32(value) for n, array in unpack(request.arrays).items()}

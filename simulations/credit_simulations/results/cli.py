@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,13 +58,13 @@ def show(read: "Trials", style: str) -> None:
     if style == "table":
         _table(found, read)
         return
-    write = {
-        "json": tables.as_json,
-        "csv": tables.as_csv,
-        "markdown": tables.as_markdown,
-        "latex": tables.as_latex,
-    }[style]
-    print(write(found).rstrip("\n"))
+    write: dict[str, Callable[[], str]] = {
+        "json": lambda: tables.as_json(found),
+        "csv": lambda: tables.as_csv(found),
+        "markdown": lambda: tables.as_markdown(found, read.trials),
+        "latex": lambda: tables.as_latex(found, read.trials),
+    }
+    print(write[style]().rstrip("\n"))
 
 
 def _write(read: "Trials", folder: Path, results: Path) -> Path:

@@ -12,6 +12,8 @@ from credit_simulations.results.grid import Grid
 from credit_simulations.results.losses import loss_grid
 from credit_simulations.results.published import Published, published
 from credit_simulations.results.rows import COLUMNS, Row
+from credit_simulations.results.spoilt import spoilt_grid
+from credit_simulations.results.trials import Trial
 
 
 def rows_grid(rows: Sequence[Row]) -> Grid:
@@ -76,14 +78,14 @@ def as_csv(rows: Iterable[Row]) -> str:
     return written.getvalue()
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows, the pivot, what DP costs, and published figures."""
-    return _all(rows, grid_markdown)
+def as_markdown(rows: Sequence[Row], trials: Sequence[Trial] = ()) -> str:
+    """The rows, the pivot, what DP costs, published figures, and spoilt records of trials."""
+    return _all(rows, trials, grid_markdown)
 
 
-def as_latex(rows: Sequence[Row]) -> str:
+def as_latex(rows: Sequence[Row], trials: Sequence[Trial] = ()) -> str:
     """The same for LaTeX, with booktabs."""
-    return "% needs \\usepackage{booktabs}\n" + _all(rows, grid_latex)
+    return "% needs \\usepackage{booktabs}\n" + _all(rows, trials, grid_latex)
 
 
 def grid_markdown(grid: Grid) -> str:
@@ -120,8 +122,14 @@ def grid_latex(grid: Grid) -> str:
     )
 
 
-def _all(rows: Sequence[Row], write: Callable[[Grid], str]) -> str:
-    grids = (rows_grid(rows), pivot_grid(rows), loss_grid(rows), published_grid(rows))
+def _all(rows: Sequence[Row], trials: Sequence[Trial], write: Callable[[Grid], str]) -> str:
+    grids = (
+        rows_grid(rows),
+        pivot_grid(rows),
+        loss_grid(rows),
+        spoilt_grid(trials),
+        published_grid(rows),
+    )
     return "\n".join(write(grid) for grid in grids if grid.cells)
 
 

@@ -2,7 +2,9 @@
 
 from credit_simulations.results.page import as_html
 from credit_simulations.results.plots import plots
+from credit_simulations.results.rows import rows
 from credit_simulations.results.spoilt import spoilt_grid
+from credit_simulations.results.tables import as_latex, as_markdown
 
 
 def test_ways_are_averaged_over_seeds(read, line):
@@ -16,6 +18,9 @@ def test_ways_are_averaged_over_seeds(read, line):
     (only,) = grid.cells
     assert only[-3:] == ("0.710", "0.660", "0.500")
     assert grid.title in as_html(found, plots(found.trials), "credit-sim report")
+    for write in (as_markdown, as_latex):
+        assert grid.title in write(rows(found.trials), found.trials)
+        assert grid.title not in write(rows(found.trials))
 
 
 def test_without_any_there_is_no_table(read, line):

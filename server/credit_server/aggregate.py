@@ -5,7 +5,7 @@ change is that of `robust`; the mean of a round that has none is taken here.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,18 @@ from credit_server.quarantine import Adapter, Quarantine, SetAside, histogram_of
 from credit_server.robust import KeptChanges
 
 log = logging.getLogger(__name__)
+
+
+class TooFewError(CreditError):
+    """A round has fewer answers than the contract's minimum.
+
+    Attributes:
+        heard: Nodes that answered at all, whatever their answers were worth.
+    """
+
+    def __init__(self, message: str, heard: Set[int]) -> None:
+        super().__init__(message)
+        self.heard = frozenset(heard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,10 +280,11 @@ class CreditFedAvg(FedAvg):
         aside = sum(reason != "refused" for reason in why.values())
         minimum = self._contract.federation.min_holders
         if valid < minimum - min(aside, self._contract.training.byzantine):
-            raise CreditError(
+            raise TooFewError(
                 f"round {server_round}: {valid} of {received} holders answered the "
                 f"{what} request, the contract needs {minimum}"
-                + _told({self._quarantine.name(node): reason for node, reason in why.items()})
+                + _told({self._quarantine.name(node): reason for node, reason in why.items()}),
+                seen,
             )
         return valid, aside
 

@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 
-from flwr.app import ConfigRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from credit_common.contract import Contract
@@ -12,10 +13,13 @@ from credit_common.errors import PrivacyError
 from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY
 from credit_common.wire import array_record
-from credit_server.aggregate import CreditFedAvg, RoundReport, State
+from credit_server.aggregate import CreditFedAvg, RoundReport, State, TooFewError
+from credit_server.own_grid import OwnGrid
 from credit_server.quarantine import Quarantine
 from credit_server.statistics import federated_edges
+from credit_server.waits import ATTEMPTS
 
+log = logging.getLogger(__name__)
 logging.getLogger("flwr").setLevel(logging.ERROR)  # its round banners; errors still show
 
 Keep = Callable[[State, RoundReport | None], None]
@@ -83,19 +87,39 @@ def _run_rounds(
         if report is not None:
             on_round(report)
 
+    def train(number: int, arrays: ArrayRecord) -> ArrayRecord:
+        asked = strategy.configure_train(number, arrays, ConfigRecord(), grid)
+        trained, _ = strategy.aggregate_train(number, grid.send_and_receive(asked, timeout=longest))
+        assert trained is not None  # too few answers are an error
+        return trained
+
+    def evaluate(number: int, arrays: ArrayRecord) -> ArrayRecord:
+        asked = strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
+        strategy.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=longest))
+        return arrays
+
+    def answered(ask: Callable[[], ArrayRecord]) -> ArrayRecord:
+        """Ask; where too few answer, ask again once somebody is back who had not answered.
+
+        It is the same question under the same ids: who has answered it repeats the bytes that its
+        ledger keeps, and is not charged again.
+        """
+        for _ in range(1, ATTEMPTS):
+            try:
+                return ask()
+            except TooFewError as error:
+                if not (isinstance(grid, OwnGrid) and grid.wait_for_others(error.heard)):
+                    raise
+                log.warning("%s; others are back: asked again", error)
+        return ask()
+
     settle()
     arrays = array_record(at.adapter)
     first = at.round if at.pending else at.round + 1
     for number in range(first, contract.training.rounds + 1):
         if number > at.round:
-            asked = strategy.configure_train(number, arrays, ConfigRecord(), grid)
-            trained, _ = strategy.aggregate_train(
-                number, grid.send_and_receive(asked, timeout=longest)
-            )
-            assert trained is not None  # too few answers are an error
-            arrays = trained
+            arrays = answered(partial(train, number, arrays))
             settle()
         if contract.evaluation.due(number, contract.training.rounds):
-            asked = strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
-            strategy.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=longest))
+            answered(partial(evaluate, number, arrays))
             settle()

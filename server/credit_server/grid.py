@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -162,6 +162,16 @@ class GrpcGrid(OwnGrid):
                     + (f"; still at a request that is over: {', '.join(late)}" if late else "")
                 )
             return self._here()
+
+    def wait_for_others(self, heard: Set[int]) -> bool:
+        """Whether an enrolled holder that is not among `heard` is connected in the grace time."""
+        if set(self._enrolled().values()) <= heard:
+            return False
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not set(self._here()) <= heard,
+                self._contract.federation.grace_seconds,
+            )
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hand requests to their holders' streams; returns the requests' ids.

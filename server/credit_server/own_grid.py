@@ -1,6 +1,6 @@
 """What every grid of this project has beside its own way to the holders."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -43,6 +43,13 @@ class OwnGrid(Grid):
 
     def set_run(self, run: Run) -> None:
         """Not used: the grid makes its own run."""
+
+    def wait_for_others(self, heard: Set[int]) -> bool:
+        """Wait for a holder that is not among `heard`; whether one is there in time.
+
+        Here nobody comes later than others.
+        """
+        return False
 
     @property
     def run(self) -> Run:

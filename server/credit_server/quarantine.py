@@ -102,7 +102,9 @@ class Quarantine:
             self._bounds[plan.expected_batch_size] = bounds(contract, plan, self._shapes)
         self._lock = threading.Lock()
         self._counts: dict[int, Counter[str]] = defaultdict(Counter)
-        self._sent: dict[int, deque[bytes]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._sent: dict[int, deque[tuple[bytes, str]]] = defaultdict(
+            lambda: deque(maxlen=REMEMBERED)
+        )
 
     # -- the record ----------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Quarantine:
             raise WireError("its weight is not that of a size class")
         self._check_change(base, adapter, weight)
         if self._shapes and self._contract.privacy.private:
-            self._check_new(reply.metadata.src_node_id, arrays)
+            self._check_new(reply, arrays)
         return adapter, float(weight)
 
     def shortened(self, base: Adapter, adapter: Adapter, weight: float) -> dict[str, float]:
@@ -189,14 +191,19 @@ class Quarantine:
                     reason="no-noise" if less else "norm",
                 )
 
-    def _check_new(self, node_id: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def _check_new(self, reply: Message, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse the bytes of an answer to another request; a request may be asked again."""
         digest = hashlib.sha256()
         for name in sorted(arrays):
             digest.update(arrays[name].tobytes())
+        node_id, asked = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
         with self._lock:
-            if digest.digest() in self._sent[node_id]:
+            sent = self._sent[node_id]
+            before = next((id_ for own, id_ in sent if own == digest.digest()), None)
+            if before is None:
+                sent.append((digest.digest(), asked))
+            elif before != asked:
                 raise WireError("it has the bytes of an earlier answer", reason="replayed")
-            self._sent[node_id].append(digest.digest())
 
 
 def reason_of(reply: Message) -> str:

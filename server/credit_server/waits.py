@@ -7,5 +7,7 @@ common to both sides, in `credit_common.protocol`.
 
 RECHECK_SECONDS = 2.0
 """How soon a revocation or expiry reaches a stream that is open."""
+ATTEMPTS = 3
+"""How often a round asks that has too few answers, while others come back in the grace time."""
 CLOSE_SECONDS = 1.0
 """What calls in flight are given when the service stops."""

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -227,6 +228,77 @@ def test_too_few_that_remain_end_the_run_by_node_and_reason(federation):
         r"set aside: shop-9 \(not-finite\)$",
     ):
         run(federation(), FUZZ["nan"][0], honest=(3, 5))
+
+
+def asked_with_a_latecomer(contract, honest, back=7):
+    """A liar and some honest holders; another one comes back once the liar has been heard.
+
+    Returns the reports and the holders.
+    """
+    nodes = (*honest, back, LIAR)
+    grid = GrpcGrid(contract, SHAPES, lambda: {f"shop-{node}": node for node in nodes})
+    holders = {node: Holder(contract, grid, node) for node in honest}
+    timers, reports = [], []
+
+    def lie(holder, base, own):
+        if not timers:
+            timers.append(threading.Timer(0.3, come))
+            timers[0].start()
+        return [{"adapter": pack(np.full_like(own, np.nan))}]
+
+    def come():
+        holders[back] = Holder(contract, grid, back)
+
+    holders[LIAR] = Holder(contract, grid, LIAR, lie)
+    initial = {"wide.weight": np.zeros(SHAPES["wide.weight"], np.float32)}
+    try:
+        server = coordinator_app(contract, initial, reports.append, quarantine=grid.quarantine)
+        server(grid, grid.context)
+    finally:
+        timers[0].join(10)
+        for holder in holders.values():
+            holder.tasks.put(None)
+            holder.thread.join(10)
+    return reports, holders
+
+
+def test_a_round_with_too_few_answers_asks_again_once_another_holder_is_back(federation):
+    contract = federation(rounds=2)
+    reports, holders = asked_with_a_latecomer(contract, honest=(3, 5))
+    assert [report.holders for report in reports] == [3, 3]
+    want = 0
+    for round_ in (1, 2):
+        want = want + np.mean([change(contract, node, round_) for node in (3, 5, 7)], axis=0)
+    np.testing.assert_allclose(reports[-1].adapter["wide.weight"], want, atol=1e-5)
+    # The same question has the same id: a ledger repeats its answer and charges nothing.
+    for node in (3, 5):
+        first, again, second = holders[node].ids
+        assert first == again != second
+    assert len(holders[7].ids) == 2
+    # An honest answer that was repeated is not told as one of another round.
+    assert set(reports[0].set_aside) == {SHOP}
+    assert reports[0].set_aside[SHOP] == {"not-finite": 2}
+
+
+def test_who_never_comes_back_ends_the_run_after_the_grace_time(federation):
+    contract = federation(rounds=1)
+    brief = dataclasses.replace(contract.federation, grace_seconds=1.0)
+    contract = dataclasses.replace(contract, federation=brief)
+    grid = GrpcGrid(contract, SHAPES, lambda: {f"shop-{node}": node for node in (3, 5, 7, LIAR)})
+    holders = [Holder(contract, grid, node) for node in (3, 5)]
+    holders.append(Holder(contract, grid, LIAR, FUZZ["nan"][0]))
+    initial = {"wide.weight": np.zeros(SHAPES["wide.weight"], np.float32)}
+    start = time.monotonic()
+    try:
+        server = coordinator_app(contract, initial, print, quarantine=grid.quarantine)
+        with pytest.raises(CreditError, match=r"2 of 3 holders answered.*not-finite"):
+            server(grid, grid.context)
+    finally:
+        for holder in holders:
+            holder.tasks.put(None)
+            holder.thread.join(10)
+    assert 1 <= time.monotonic() - start < 10
+    assert [len(holder.ids) for holder in holders] == [1, 1, 1]
 
 
 def test_found_liars_count_towards_the_minimum_that_allows_for_them(federation):

@@ -24,9 +24,10 @@ check: $(STAMP)  ## ruff, import-linter, mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-# One worker a core, one thread a worker: most tests start processes that load torch.
+# One worker a core, one thread a worker: most tests start processes that load torch. Who is done
+# takes over from who is not: the slowest files come last.
 test: check  ## checks, then the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-gpu: $(STAMP)  ## parity, speed and memory on CUDA or MPS; skipped with the reason where there is none
 	$(BIN)/python -m pytest tests/gpu -s -rs

@@ -16,7 +16,7 @@ def test_every_link_leads_somewhere():
         assert (ROOT / "docs" / link).exists(), link
 
 
-@pytest.mark.parametrize("name", ["training", "wire", "rounds", "start"])
+@pytest.mark.parametrize("name", ["training", "wire", "rounds", "scoring", "start"])
 def test_every_table_stands_over_the_command_that_made_it(name):
     part = PAGE.split(f"<!-- {name} -->")[1].split("\n## ")[0]
     assert re.search(r"^\|.*\|$\n^\|[-:|]+\|$", part, re.MULTILINE)

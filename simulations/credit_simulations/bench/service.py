@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -192,6 +192,12 @@ class _Client:
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port)
         self._own = threading.local()
+        self._links: list[HTTPConnection] = []
+
+    def close(self) -> None:
+        """Close all connections; no thread may ask any more."""
+        for link in self._links:
+            link.close()
 
     def score(self, body: bytes) -> tuple[float | None, str]:
         """PD and release; no PD where the answer is no 200."""
@@ -201,7 +207,7 @@ class _Client:
             answer = link.getresponse()
             content = answer.read()
         except (OSError, HTTPException):
-            self._own.link = None
+            self._own.link.close()  # the next request connects anew
             return None, ""
         if answer.status != 200:
             return None, ""
@@ -212,7 +218,10 @@ class _Client:
         link: HTTPConnection | None = getattr(self._own, "link", None)
         # An idle connection that can be read was closed by the other side.
         if link is None or link.sock is None or select.select([link.sock], [], [], 0)[0]:
+            if link is not None:
+                link.close()
             link = self._own.link = HTTPConnection(*self._address, timeout=30)
+            self._links.append(link)
             link.connect()
             link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return link
@@ -231,7 +240,7 @@ def _load(
     """
     draw = np.random.default_rng(0)  # of arrival times
     client, found = _Client(url), set[str]()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    with closing(client), ThreadPoolExecutor(CONNECTIONS) as pool:
         # Connections and caches are warm.
         list(pool.map(client.score, bodies[: 2 * CONNECTIONS]))
         start = time.perf_counter()

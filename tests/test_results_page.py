@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from credit_simulations.results.rows import rows
-from credit_simulations.results.tables import as_markdown
+from credit_simulations.results.spoilt import spoilt_grid
+from credit_simulations.results.tables import as_markdown, grid_markdown, rows_grid
 from credit_simulations.results.trials import read_trials
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -31,6 +32,23 @@ def told(found):
 def test_the_tables_are_those_that_the_report_prints(found):
     between = PAGE.split("<!-- tables -->")[1].split("<!-- end of tables -->")[0]
     assert between.strip() == as_markdown(found).strip()
+
+
+def test_the_tables_of_spoilt_records_are_those_that_the_report_prints():
+    trials = read_trials(DOCS / "results-robustness.jsonl").trials
+    between = PAGE.split("<!-- robustness -->")[1].split("<!-- end of robustness -->")[0]
+    grids = (rows_grid(rows(trials)), spoilt_grid(trials))
+    assert between.strip() == "\n".join(map(grid_markdown, grids)).strip()
+
+
+def test_spoilt_records_newcomers_and_a_later_period_are_all_there():
+    trials = read_trials(DOCS / "results-robustness.jsonl").trials
+    texts = [trial for trial in trials if trial.setting.data == "lendingclub"]
+    for trial in texts:
+        assert set(trial.perturbed) == {"clean", "typos", "no_text", "missing_fields"}
+    for where in ("natural", "natural-later"):
+        arms = {trial.arm for trial in texts if trial.setting.partition == where}
+        assert arms == {"federated", "newcomers", "wide_only", "logistic", "gbm"}
 
 
 @pytest.mark.parametrize("data", ["pakdd2009", "taiwan", "gmsc", "lendingclub"])

@@ -19,19 +19,19 @@ ARMS = {
 
 
 @pytest.fixture(scope="module")
-def found():
-    return rows(read_trials(DOCS / "results.jsonl").trials)
+def trials():
+    return read_trials(DOCS / "results.jsonl").trials
 
 
 @pytest.fixture(scope="module")
-def told(found):
+def told(trials):
     """(data, partition, arm, epsilon) -> row."""
-    return {(row.data, row.partition.split("-")[0], row.arm, row.epsilon): row for row in found}
+    return {(r.data, r.partition.split("-")[0], r.arm, r.epsilon): r for r in rows(trials)}
 
 
-def test_the_tables_are_those_that_the_report_prints(found):
+def test_the_tables_are_those_that_the_report_prints(trials):
     between = PAGE.split("<!-- tables -->")[1].split("<!-- end of tables -->")[0]
-    assert between.strip() == as_markdown(found).strip()
+    assert between.strip() == as_markdown(trials).strip()
 
 
 def test_the_tables_of_spoilt_records_are_those_that_the_report_prints():

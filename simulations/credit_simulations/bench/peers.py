@@ -78,7 +78,8 @@ def run_ray(holders: int, rounds: int, on_round: OnRound) -> None:
         num_supernodes=holders,
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"include_dashboard": False, "log_to_driver": False},
+            # "local", or it would join whatever cluster this machine runs.
+            "init_args": {"address": "local", "include_dashboard": False, "log_to_driver": False},
         },
     )
 

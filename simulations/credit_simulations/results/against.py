@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from credit_client.page.drawing import GREY, WIDTH, drawn
 from credit_simulations.results.arms import ascending, label, level, order
-from credit_simulations.results.claims import Spread, spread
+from credit_simulations.results.claims import Spread, overlap_of, spread
 from credit_simulations.results.drawing import (
     Plot,
     bars,
@@ -21,7 +21,7 @@ from credit_simulations.results.drawing import (
     panels,
     short,
 )
-from credit_simulations.results.rows import Groups
+from credit_simulations.results.rows import Groups, mean_of
 from credit_simulations.results.sentences import counted
 from credit_simulations.results.trials import Setting, Trial
 
@@ -67,10 +67,10 @@ def against_epsilon(
     )
     # A federation without DP is a point at ∞ of the axis, never a level.
     axis = epsilons or [None]
-    best = _best(groups, data) if figured.name == "auc" else None
+    best = {setting: _best(groups, setting) for setting in found if figured.name == "auc"}
 
     points = [p for curves in found.values() for over in curves.values() for p in over.values()]
-    limits = framed(points, [] if best is None else [best])
+    limits = framed(points, [mark for mark in best.values() if mark is not None])
 
     def draw(figure: Figure) -> None:
         handles: dict[str, Any] = {}
@@ -78,9 +78,10 @@ def against_epsilon(
             panels(figure, len(found), 2, alike=True), found.items(), strict=True
         ):
             handles |= _panel(axes, curves, arms, levels, axis)
-            if best is not None:
+            mark = best.get(setting)
+            if mark is not None:
                 handles["best possible"] = axes.axhline(
-                    best, color=GREY, linewidth=4, alpha=0.35, zorder=1
+                    mark, color=GREY, linewidth=4, alpha=0.35, zorder=1
                 )
             axes.set_ylim(*limits)
             axes.set_title(short(f"{setting.partition}, {counted(setting.holders, 'holder')}", 40))
@@ -104,7 +105,7 @@ def _curves(groups: Groups, setting: Setting, figured: Figured) -> Curves:
     curves: Curves = {}
     for (where, arm, epsilon), trials in groups.items():
         values = [figured.of(trial) for trial in trials] if where == setting else []
-        point = spread(value for value in values if value is not None)
+        point = spread((v for v in values if v is not None), overlap_of(trials))
         if point is not None:
             curves.setdefault(arm, {})[epsilon] = point
     return curves
@@ -155,14 +156,12 @@ def _panel(
     return handles
 
 
-def _best(groups: Groups, data: str) -> float | None:
-    found = [
-        trial.best_auc
-        for (setting, _, _), trials in groups.items()
-        for trial in trials
-        if setting.data == data and trial.best_auc is not None
+def _best(groups: Groups, setting: Setting) -> float | None:
+    """Mean over the federated arm's seeds of the best AUC on its hold-out users."""
+    trials = [
+        t for (s, a, _), found in groups.items() if (s, a) == (setting, "federated") for t in found
     ]
-    return max(found, default=None)
+    return mean_of({trial.seed: trial.best_auc for trial in trials}.values())
 
 
 def _told(curves: Curves, arms: Sequence[str]) -> str:

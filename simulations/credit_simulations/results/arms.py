@@ -29,8 +29,9 @@ MEANING = {
     "wide_only": "The federation with the wide part alone: no text is read.",
     "text_only": "The federation with the text alone: no wide part.",
     "frozen_bert": "The federation with BERT frozen: only head and wide part are trained.",
-    "local_only": "Every holder alone on its own users, with nothing sent and no DP: what a "
-    "merchant has without the federation.",
+    "local_only": "Every holder alone on its own users, with nothing sent and no DP: the better of "
+    "two logistic regressions by its own cross-validation, on ranks of numbers and on the "
+    "contract's bins.",
     "central_dp": "The same model over all holders' data in one place, with DP. The protected unit "
     "is one user of the pool, so that one noise covers all holders.",
     "central": "The same model over all holders' data in one place, without DP: what nobody may "

@@ -1,8 +1,9 @@
 """What a merchant asks, answered from trials: what do I gain over training alone, what does ε cost.
 
 Both are differences between two arms with the same seeds, so that what a seed does to both cancels.
-Their interval is Student's over seeds, at 95%: it holds what seeds move (noise, initial weights,
-the order of users), and not what another sample of users would.
+Their interval is Student's over seeds, at 95%, with the variance of Nadeau and Bengio (Machine
+Learning 52, 2003): splits of one set of users share most of them, so that their mean is less sure
+than that of as many independent figures.
 """
 
 import math
@@ -62,7 +63,7 @@ class Answer:
         gain: Mean over holders of federated minus local AUC within the holder; None where the
             trials for it are missing.
         cost: AUC without DP minus that under ε; None without DP, or where trials are missing.
-        merchants: By gain, the biggest first.
+        merchants: By gain, the biggest first; none where each seed draws holders of its own.
     """
 
     setting: Setting
@@ -77,10 +78,16 @@ class Answer:
         return [merchant for merchant in self.merchants if merchant.loses]
 
 
-def spread(values: Iterable[float]) -> Spread | None:
+def spread(values: Iterable[float], overlap: float) -> Spread | None:
     """Mean and interval of one figure over seeds; None without any.
 
-    >>> spread([0.25])
+    The variance of the mean is (1 / seeds + overlap) times that of the figures.
+
+    Args:
+        values: One of each seed.
+        overlap: Of the splits, see `overlap_of`; 0 if they were independent.
+
+    >>> spread([0.25], 0.0)
     Spread(mean=0.25, low=None, high=None, seeds=1)
     """
     from scipy.special import stdtrit  # slow to import
@@ -92,8 +99,14 @@ def spread(values: Iterable[float]) -> Spread | None:
     if len(found) == 1:
         return Spread(mean=mean, low=None, high=None, seeds=1)
     quantile = float(stdtrit(len(found) - 1, (1 + LEVEL) / 2))
-    half = quantile * statistics.stdev(found) / math.sqrt(len(found))
+    half = quantile * statistics.stdev(found) * math.sqrt(1 / len(found) + overlap)
     return Spread(mean=mean, low=mean - half, high=mean + half, seeds=len(found))
+
+
+def overlap_of(trials: Iterable[Trial]) -> float:
+    """Hold-out users for each training user, at the most: Nadeau and Bengio's n2 / n1."""
+    share = max((1 / t.folds if t.folds else t.held_out for t in trials), default=0.0)
+    return share / (1 - share)
 
 
 def answers(groups: Groups, setting: Setting) -> list[Answer]:
@@ -102,16 +115,17 @@ def answers(groups: Groups, setting: Setting) -> list[Answer]:
     without = _by_seed(groups.get((setting, "federated", None), []))
     found = []
     for epsilon in epsilons(groups, setting):
-        here = _by_seed(groups[(setting, "federated", epsilon)])
+        ours = groups[(setting, "federated", epsilon)]
+        here, overlap = _by_seed(ours), overlap_of(ours)
         pairs = [(here[seed], alone[seed]) for seed in sorted(here.keys() & alone.keys())]
         lost = () if epsilon is None else sorted(here.keys() & without.keys())
         found.append(
             Answer(
                 setting=setting,
                 epsilon=epsilon,
-                gain=spread(_mean_gains(pairs)),
-                cost=spread(without[seed].auc - here[seed].auc for seed in lost),
-                merchants=_merchants(pairs),
+                gain=spread(_mean_gains(pairs), overlap),
+                cost=spread((without[seed].auc - here[seed].auc for seed in lost), overlap),
+                merchants=_merchants(pairs, overlap) if _same_everywhere(setting) else (),
             )
         )
     return found
@@ -146,7 +160,12 @@ def _gains(ours: Trial, alone: Trial) -> dict[str, float]:
     return gains
 
 
-def _merchants(pairs: Sequence[tuple[Trial, Trial]]) -> list[Merchant]:
+def _same_everywhere(setting: Setting) -> bool:
+    """Whether a holder's name is the same holder in each trial."""
+    return setting.partition.startswith("natural")
+
+
+def _merchants(pairs: Sequence[tuple[Trial, Trial]], overlap: float) -> list[Merchant]:
     values: dict[str, list[float]] = {}
     users: dict[str, list[int]] = {}
     for ours, alone in pairs:
@@ -155,7 +174,7 @@ def _merchants(pairs: Sequence[tuple[Trial, Trial]]) -> list[Merchant]:
             users.setdefault(name, []).append(ours.in_holder[name].users)
     found = []
     for name, gains in values.items():
-        over_seeds = spread(gains)
+        over_seeds = spread(gains, overlap)
         assert over_seeds is not None  # there is no holder without a gain
         found.append(Merchant(name=name, users=statistics.fmean(users[name]), gain=over_seeds))
     return sorted(found, key=lambda merchant: (-merchant.gain.mean, merchant.name))

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from credit_common.errors import CreditError
 
 if TYPE_CHECKING:
-    from credit_simulations.results.rows import Row
     from credit_simulations.results.trials import Trials
 
 STYLES = ("table", "json", "markdown", "csv", "latex")
@@ -56,13 +55,13 @@ def show(read: "Trials", style: str) -> None:
 
     found = rows(read.trials)
     if style == "table":
-        _table(found, read)
+        _table(read)
         return
     write: dict[str, Callable[[], str]] = {
         "json": lambda: tables.as_json(found),
         "csv": lambda: tables.as_csv(found),
-        "markdown": lambda: tables.as_markdown(found, read.trials),
-        "latex": lambda: tables.as_latex(found, read.trials),
+        "markdown": lambda: tables.as_markdown(read.trials),
+        "latex": lambda: tables.as_latex(read.trials),
     }
     print(write[style]().rstrip("\n"))
 
@@ -82,30 +81,25 @@ def _write(read: "Trials", folder: Path, results: Path) -> Path:
     return page
 
 
-def _table(found: Sequence["Row"], read: "Trials") -> None:
+def _table(read: "Trials") -> None:
     """The rows, published figures and both answers, for a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from credit_simulations.results.claims import answers, headline
-    from credit_simulations.results.losses import loss_grid
     from credit_simulations.results.rows import groups, settings
     from credit_simulations.results.sentences import cost_sentence, gain_sentence, place, shown
-    from credit_simulations.results.spoilt import spoilt_grid
-    from credit_simulations.results.tables import pivot_grid, published_grid, rows_grid
+    from credit_simulations.results.tables import grids
 
     console = Console(width=None if sys.stdout.isatty() else 140)
-    spoilt = spoilt_grid(read.trials)
-    tables = (rows_grid(found), pivot_grid(found), loss_grid(found), spoilt, published_grid(found))
-    for grid in tables:
-        if grid.cells:
-            table = Table(title=grid.title)
-            for number, head in enumerate(grid.heads):
-                table.add_column(head, justify="left" if number < grid.left else "right")
-            for line in grid.cells:
-                table.add_row(*(Text(shown(cell)) for cell in line))
-            console.print(table)
+    for grid in grids(read.trials):
+        table = Table(title=grid.title)
+        for number, head in enumerate(grid.heads):
+            table.add_column(head, justify="left" if number < grid.left else "right")
+        for line in grid.cells:
+            table.add_row(*(Text(shown(cell)) for cell in line))
+        console.print(table)
     grouped = groups(read.trials)
     for where in settings(read.trials).values():
         for setting in where:

@@ -70,8 +70,9 @@ def calibration_plot(groups: Groups, data: str, settings: Sequence[Setting]) -> 
 def rounds_plot(groups: Groups, data: str, settings: Sequence[Setting]) -> Plot | None:
     """AUC by round: all arms of the first setting, the federated arm of the others."""
     first = settings[0]
-    arms = sorted({arm for setting, arm, _ in groups if setting == first}, key=order)
-    wanted = [(first, arm) for arm in arms]
+    arms = {arm for setting, arm, _ in groups if setting == first}
+    # Of holders that take no part the coordinator reads nothing.
+    wanted = [(first, arm) for arm in sorted(arms - {"newcomers"}, key=order)]
     wanted += [(setting, "federated") for setting in settings[1:]]
     shown = [pair for pair in wanted if any(t.rounds for t in _trials(groups, *pair))]
     if not shown:
@@ -92,12 +93,13 @@ def rounds_plot(groups: Groups, data: str, settings: Sequence[Setting]) -> Plot 
                     xs, ys, color=colour, marker=marker, markevery=step, linewidth=2, label=name
                 )
         axes.set_xlabel("round")
-        axes.set_ylabel("AUC, all users")
+        axes.set_ylabel("AUC, as released")
 
     return Plot(
         name=name_of("rounds", data),
         title=f"AUC round by round, {data}",
-        caption="Bold: mean over seeds; thin: each seed.",
+        caption="As the coordinator reads it off the counts that holders release, under ε with "
+        "their noise. Bold: mean over seeds; thin: each seed.",
         alt=f"AUC of each arm after each round on {data}, at " + _listed(every),
         png=_drawn(shown, panel, alike=True),
     )

@@ -50,9 +50,10 @@ def intervals_told() -> Iterator[str]:
     """How intervals are meant: a paragraph each."""
     yield (
         "A gain is the federated minus the local AUC, and a cost the AUC without DP minus that "
-        "under ε, each taken within a seed and then averaged. The interval is Student's over "
-        "seeds, at 95%. It holds what seeds move, such as noise and initial weights, and not what "
-        "another sample of users would. Where it spans zero, the difference is within noise."
+        "under ε, each taken within a seed and then averaged. A seed draws who is held out, the "
+        "holders where they are drawn, and (through no seed at all) the noise. The interval is "
+        "Student's over seeds, at 95%, with the variance of Nadeau and Bengio (2003): splits of "
+        "one set of users share most of them. Where it spans zero, the difference is within noise."
     )
     yield (
         "A merchant's own interval is as wide as its hold-out is small. Among many merchants, one "

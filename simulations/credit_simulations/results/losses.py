@@ -1,11 +1,13 @@
 """What ε costs in AUC, beside what the same noise cost a linear model."""
 
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from credit_simulations.results.arms import ascending, label, level
 from credit_simulations.results.grid import Grid
-from credit_simulations.results.rows import Row
+from credit_simulations.results.rows import groups
+from credit_simulations.results.trials import Trial
 
 WITHOUT_DP = {"central_dp": "central"}
 """Arm -> the arm that is the same training without DP; other arms are their own."""
@@ -39,16 +41,18 @@ LINEAR = (
 )
 
 
-def loss_grid(rows: Iterable[Row]) -> Grid:
-    """AUC without DP less AUC at ε, by means over seeds; a linear model's losses below."""
-    told = {(r.data, r.partition, r.holders, r.arm, r.epsilon): r.auc_mean for r in rows}
-    epsilons = sorted({key[-1] for key in told if key[-1] is not None}, key=ascending)
+def loss_grid(trials: Iterable[Trial]) -> Grid:
+    """AUC without DP less AUC at ε, mean over the seeds of both; a linear model's losses below."""
+    grouped = groups(trials)
+    epsilons = sorted({e for _, _, e in grouped if e is not None}, key=ascending)
     lines: dict[tuple[str, str, str, str], dict[float, float]] = {}
-    for (data, partition, holders, arm, epsilon), auc in told.items():
-        open_ = told.get((data, partition, holders, WITHOUT_DP.get(arm, arm), None))
-        if epsilon is not None and open_ is not None:
-            line = lines.setdefault((data, partition, str(holders), label(arm)), {})
-            line[epsilon] = open_ - auc
+    for (setting, arm, epsilon), found in grouped.items():
+        without = grouped.get((setting, WITHOUT_DP.get(arm, arm), None), [])
+        auc = {trial.seed: trial.auc for trial in without}
+        lost = [auc[trial.seed] - trial.auc for trial in found if trial.seed in auc]
+        if epsilon is not None and lost:
+            where = (setting.data, setting.partition, str(setting.holders), label(arm))
+            lines.setdefault(where, {})[epsilon] = statistics.fmean(lost)
     for linear in LINEAR:
         if any(data == linear.data and partition == "natural" for data, partition, *_ in lines):
             lines[linear.data, "natural", "", f"linear model: {linear.what}"] = dict(linear.losses)

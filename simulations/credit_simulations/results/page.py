@@ -10,7 +10,7 @@ from credit_simulations.results.explained import arms_told, epsilon_told, file_t
 from credit_simulations.results.grid import Grid
 from credit_simulations.results.losses import loss_grid
 from credit_simulations.results.markup import figures, paragraph, section, table, words
-from credit_simulations.results.rows import Row, groups, rows, settings
+from credit_simulations.results.rows import groups, rows, settings
 from credit_simulations.results.sentences import (
     at,
     cost_sentence,
@@ -24,7 +24,7 @@ from credit_simulations.results.sentences import (
 )
 from credit_simulations.results.spoilt import spoilt_grid
 from credit_simulations.results.tables import pivot_grid, published_grid, rows_grid
-from credit_simulations.results.trials import Trials
+from credit_simulations.results.trials import Trial, Trials
 
 Answers = Mapping[str, Sequence[Sequence[Answer]]]
 """Data set -> the answers of each of its settings."""
@@ -46,7 +46,7 @@ def as_html(read: Trials, plots: Mapping[str, Sequence[Plot]], command: str) -> 
     style = files("credit_simulations.results").joinpath("page.css").read_text(encoding="utf-8")
     parts = [
         *(
-            _data_set(number, data, found[data], [r for r in lines if r.data == data], plots[data])
+            _data_set(number, data, found[data], read.trials, plots[data])
             for number, data in enumerate(found, start=1)
         ),
         *_spoilt(read),
@@ -114,11 +114,13 @@ def _data_set(
     number: int,
     data: str,
     every: Sequence[Sequence[Answer]],
-    lines: Sequence[Row],
+    trials: Sequence[Trial],
     plots: Sequence[Plot],
 ) -> str:
     flat = [answer for found in every for answer in found]
-    cited, lost = published_grid(lines), loss_grid(lines)
+    here = [trial for trial in trials if trial.setting.data == data]
+    lines = rows(here)
+    cited, lost = published_grid(lines), loss_grid(here)
     return section(
         f"data{number}",
         data,

@@ -1,4 +1,4 @@
-"""The answers in words: a difference, its interval, and whether it is beyond the noise of seeds."""
+"""The answers in words: a difference, its interval, and whether it is beyond noise."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from credit_simulations.results.arms import ascending, label, level
@@ -12,6 +12,7 @@ from credit_simulations.results.grid import Grid
 from credit_simulations.results.losses import loss_grid
 from credit_simulations.results.published import Published, published
 from credit_simulations.results.rows import COLUMNS, Row
+from credit_simulations.results.rows import rows as rows_of
 from credit_simulations.results.spoilt import spoilt_grid
 from credit_simulations.results.trials import Trial
 
@@ -78,14 +79,27 @@ def as_csv(rows: Iterable[Row]) -> str:
     return written.getvalue()
 
 
-def as_markdown(rows: Sequence[Row], trials: Sequence[Trial] = ()) -> str:
-    """The rows, the pivot, what DP costs, published figures, and spoilt records of trials."""
-    return _all(rows, trials, grid_markdown)
+def grids(trials: Sequence[Trial]) -> list[Grid]:
+    """Tables that have a line: rows, pivot, what DP costs, spoilt records, published figures."""
+    rows = rows_of(trials)
+    every = (
+        rows_grid(rows),
+        pivot_grid(rows),
+        loss_grid(trials),
+        spoilt_grid(trials),
+        published_grid(rows),
+    )
+    return [grid for grid in every if grid.cells]
 
 
-def as_latex(rows: Sequence[Row], trials: Sequence[Trial] = ()) -> str:
+def as_markdown(trials: Sequence[Trial]) -> str:
+    """All tables of trials."""
+    return "\n".join(map(grid_markdown, grids(trials)))
+
+
+def as_latex(trials: Sequence[Trial]) -> str:
     """The same for LaTeX, with booktabs."""
-    return "% needs \\usepackage{booktabs}\n" + _all(rows, trials, grid_latex)
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(map(grid_latex, grids(trials)))
 
 
 def grid_markdown(grid: Grid) -> str:
@@ -120,17 +134,6 @@ def grid_latex(grid: Grid) -> str:
             "",
         ]
     )
-
-
-def _all(rows: Sequence[Row], trials: Sequence[Trial], write: Callable[[Grid], str]) -> str:
-    grids = (
-        rows_grid(rows),
-        pivot_grid(rows),
-        loss_grid(rows),
-        spoilt_grid(trials),
-        published_grid(rows),
-    )
-    return "\n".join(write(grid) for grid in grids if grid.cells)
 
 
 def _cited(figure: Published) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from credit_common.errors import CreditError
+
+HELD_OUT = 0.25
+"""Share held out where a line does not say: that of the packaged contracts."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -43,6 +46,11 @@ class Trial:
     Attributes:
         digest: Of the trial's configuration.
         epsilon: The budget; None without DP.
+        seed: Of the split; with folds the fold.
+        folds: k of a k-fold cross-validation; 0 where splits are drawn by seeds.
+        leave_one_out: Whether newcomers were each holder in turn.
+        held_out: Share of users that a split by seed holds out.
+        left_out: Holders without a user to train on, or to judge by.
         auc, ks, brier: Over all hold-out users.
         in_holder_auc: Mean over holders of the AUC within each.
         in_holder: By holder.
@@ -58,6 +66,10 @@ class Trial:
     arm: str
     epsilon: float | None
     seed: int
+    folds: int
+    leave_one_out: bool
+    held_out: float
+    left_out: int
     delta: float | None
     epsilon_spent: float | None
     auc: float
@@ -81,7 +93,9 @@ class Trials:
         broken: Lines at the file's end that a crash left unfinished: 0 or 1.
         replaced: Trials of which a later line has the same configuration, which counts.
         superseded: Those of which a later line has the same arm, ε and seed, but another
-            configuration. The later one counts, since a mean over both would be of neither.
+            configuration, or the same arm and ε, but other repetitions (folds for seeds, each
+            holder in turn for a fifth). The later one counts, since a mean over both would be of
+            neither.
     """
 
     trials: tuple[Trial, ...]
@@ -90,8 +104,12 @@ class Trials:
     superseded: int = 0
 
 
-def read_trials(path: Path) -> Trials:
+def read_trials(path: Path, only: Set[str] | None = None) -> Trials:
     """Read a results file.
+
+    Args:
+        path: Of the file.
+        only: Digests of the trials that are asked for; None for all.
 
     Raises:
         CreditError: Naming file and line, if it is missing, holds no trial, or a line is wrong. A
@@ -115,16 +133,26 @@ def read_trials(path: Path) -> Trials:
         if isinstance(plain, dict) and plain.get("unused") is True:
             continue  # the contract has no use for this arm
         trials.append(_trial(plain, where))
+    trials = [trial for trial in trials if only is None or trial.digest in only]
     if not trials:
         raise CreditError(f"{path}: holds no finished trial")
     by_digest = {trial.digest: trial for trial in trials}
-    latest = {(t.setting, t.arm, t.epsilon, t.seed): t for t in trials if by_digest[t.digest] is t}
+    kinds = {(t.setting, t.arm, t.epsilon): _repetition(t) for t in trials}  # the last line's
+    latest = {
+        (t.setting, t.arm, t.epsilon, t.seed): t
+        for t in trials
+        if by_digest[t.digest] is t and _repetition(t) == kinds[t.setting, t.arm, t.epsilon]
+    }
     return Trials(
         trials=tuple(latest.values()),
         broken=broken,
         replaced=len(trials) - len(by_digest),
         superseded=len(by_digest) - len(latest),
     )
+
+
+def _repetition(trial: Trial) -> tuple[int, bool]:
+    return trial.folds, trial.leave_one_out
 
 
 def _trial(plain: object, where: str) -> Trial:
@@ -140,6 +168,10 @@ def _trial(plain: object, where: str) -> Trial:
         arm=read.text("arm"),
         epsilon=read.optional("epsilon", 1e-9),
         seed=read.whole("seed", 0),
+        folds=read.whole("folds", 0, default=0),
+        leave_one_out=read.truth("leave_one_out"),
+        held_out=read.optional("held_out", 0.01, 0.99) or HELD_OUT,
+        left_out=read.whole("left_out", 0, default=0),
         delta=read.optional("delta", 0, 1),
         epsilon_spent=read.optional("epsilon_spent", 0),
         auc=read.number("auc", 0, 1),
@@ -183,8 +215,14 @@ class _Fields:
             self._refuse(key, "must be a text that is not empty")
         return value
 
-    def whole(self, key: str, low: int) -> int:
-        value = self._plain.get(key)
+    def truth(self, key: str) -> bool:
+        value = self._plain.get(key, False)
+        if not isinstance(value, bool):
+            self._refuse(key, "must be true or false")
+        return value
+
+    def whole(self, key: str, low: int, default: int | None = None) -> int:
+        value = self._plain.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             self._refuse(key, f"must be a whole number of at least {low}")
         return value

@@ -1,8 +1,8 @@
-"""What a data scientist does with the data in one place: baselines that share nothing with us.
+"""What a data scientist does with the data at hand, in one place or at one holder.
 
 Numbers go in as ranks under a normal law, or as they are (trees), categories one-hot or as such,
 texts as the words that BERT would read. None has DP; strengths are chosen by cross-validation on
-the training users.
+the training users. `at_one_holder` tries the contract's bins too, which every holder has.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from credit_common.contract import Contract
 from credit_common.fields import NumberField
 from credit_common.record import OTHER, Record
-from credit_common.text import record_text
+from credit_common.text import record_text, wide_features, wide_scale
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.float32]
@@ -34,6 +34,26 @@ _WORDS = r"[\u3400-\u9fff]|[^\W_]+"
 
 def logistic(contract: Contract, train: Sequence[Record], labels: Labels) -> Predict:
     """Logistic regression on rank-normal numbers and one-hot categories."""
+    return _on_ranks(contract, train, labels)[0]
+
+
+def at_one_holder(contract: Contract, train: Sequence[Record], labels: Labels) -> Predict:
+    """The better of two logistic regressions, on ranks as above and on the contract's bins.
+
+    Which one is chosen by the cross-validation that chooses their strengths. Users of one class
+    alone give everybody the same log odds: those of (defaults + 1) to (others + 1).
+    """
+    bad = float(labels.sum())
+    if bad in (0.0, float(len(labels))):
+        odds = float(np.log((bad + 1) / (len(labels) - bad + 1)))
+        return lambda records: np.full(len(records), odds)
+    tried = [_on_ranks(contract, train, labels)]
+    if not contract.federated_fields:  # their edges are the federation's
+        tried.append(_on_bins(contract, train, labels))
+    return max(tried, key=lambda found: found[1])[0]  # the first where both are the same
+
+
+def _on_ranks(contract: Contract, train: Sequence[Record], labels: Labels) -> tuple[Predict, float]:
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -55,8 +75,17 @@ def logistic(contract: Contract, train: Sequence[Record], labels: Labels) -> Pre
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")  # a number that a holder never has
-        decide = _regression(prepared.fit_transform(frame), labels)
-    return lambda records: decide(prepared.transform(_frame(contract, records)))
+        decide, auc = _regression(prepared.fit_transform(frame), labels)
+    return lambda records: decide(prepared.transform(_frame(contract, records))), auc
+
+
+def _on_bins(contract: Contract, train: Sequence[Record], labels: Labels) -> tuple[Predict, float]:
+    def binned(records: Sequence[Record]) -> NDArray[np.float32]:
+        rows = np.stack([wide_features(contract, record) for record in records])
+        return rows * np.float32(wide_scale(contract))  # ones and zeros again
+
+    decide, auc = _regression(binned(train), labels)
+    return lambda records: decide(binned(records)), auc
 
 
 def gbm(contract: Contract, train: Sequence[Record], labels: Labels) -> Predict:
@@ -96,7 +125,7 @@ def tfidf(contract: Contract, train: Sequence[Record], labels: Labels) -> Predic
     def said(records: Sequence[Record]) -> list[str]:
         return [record_text(contract, record) for record in records]
 
-    decide = _regression(words.fit_transform(said(train)), labels)
+    decide, _ = _regression(words.fit_transform(said(train)), labels)
     return lambda records: decide(words.transform(said(records)))
 
 
@@ -105,10 +134,12 @@ def on_vectors(known: NDArray[np.float32], labels: Labels, score: NDArray[np.flo
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
-    return _regression(scaler.fit_transform(known), labels)(scaler.transform(score))
+    decide, _ = _regression(scaler.fit_transform(known), labels)
+    return decide(scaler.transform(score))
 
 
-def _regression(features: Any, labels: Labels) -> Callable[[Any], Scores]:
+def _regression(features: Any, labels: Labels) -> tuple[Callable[[Any], Scores], float]:
+    """Features -> log odds, and its AUC in the cross-validation: .5 where users are too few."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -125,7 +156,7 @@ def _regression(features: Any, labels: Labels) -> Callable[[Any], Scores]:
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = regression.fit(features, labels)
     decide: Callable[[Any], Scores] = fitted.decision_function
-    return decide
+    return decide, float(getattr(fitted, "best_score_", 0.5))
 
 
 def _frame(contract: Contract, records: Sequence[Record]) -> pd.DataFrame:

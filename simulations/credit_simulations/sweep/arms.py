@@ -7,7 +7,7 @@
     frozen_bert   head and wide part on frozen BERT, federated
     central       the contract's model, trained where all data is in one place, without DP
     central_dp    the same with DP at the same ε, its noise added once
-    local_only    logistic regression at each holder alone, without DP
+    local_only    the better of two logistic regressions at each holder alone, without DP
     logistic      logistic regression over all holders' data, without DP
     gbm           gradient boosting over all holders' data, without DP
     untuned       logistic regression on frozen BERT's [CLS] of all holders' texts, without DP
@@ -101,14 +101,19 @@ def _newcomers(users: Users, drawn: Draw, trial: Trial) -> Trained | None:
         parts.append(part)
     scores = {name: own for part in parts for name, own in part.scores.items()}
     spent = [part.epsilon for part in parts if part.epsilon is not None]
-    predict = parts[0].predict if len(parts) == 1 else None
-    return replace(parts[0], scores=scores, epsilon=max(spent, default=None), predict=predict)
+    # No rounds: the coordinator's AUC is of the users of who took part.
+    return Trained(
+        scores=scores,
+        epsilon=max(spent, default=None),
+        bytes_up=parts[0].bytes_up,
+        predict=parts[0].predict if len(parts) == 1 else None,
+    )
 
 
 def _central(users: Users, drawn: Draw, trial: Trial) -> Trained:
-    """The same apps with one holder that has everybody."""
+    """The same apps with one holder that has everybody, and each person once."""
     contract = users.contract
-    train = np.concatenate([drawn.train[name] for name in sorted(drawn.train)])
+    train = users.one_row_each(np.concatenate([drawn.train[name] for name in sorted(drawn.train)]))
     whole = ((CENTRAL, len(train)),)  # the size class is public, and a simulation knows the number
     contract = replace(
         contract,
@@ -184,7 +189,7 @@ def _model(users: Users, contract: Contract) -> CreditModel:
 def _local_only(users: Users, drawn: Draw, trial: Trial) -> Trained | None:
     if not users.contract.wide_fields:
         return None
-    parts = [_fit(alone.logistic, users, drawn.only([name])) for name in drawn.train]
+    parts = [_fit(alone.at_one_holder, users, drawn.only([name])) for name in drawn.train]
     return Trained(scores={name: own for part in parts for name, own in part.scores.items()})
 
 

@@ -61,7 +61,7 @@ def add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _sweep(options: argparse.Namespace) -> int:
     from credit_simulations.processes import ended_by_signals
-    from credit_simulations.results.trials import Trials, read_trials
+    from credit_simulations.results.trials import read_trials
     from credit_simulations.sweep.plan import BASELINES
     from credit_simulations.sweep.run import RESULTS, run_sweep
 
@@ -83,9 +83,8 @@ def _sweep(options: argparse.Namespace) -> int:
             ray=options.ray,
             on_trial=_tell,
         )
-    wanted = {line["digest"] for line in lines}
-    every = read_trials(folder / RESULTS).trials  # other options leave theirs in the same file
-    show(Trials(trials=tuple(t for t in every if t.digest in wanted)), options.format)
+    # Other options leave theirs in the same file.
+    show(read_trials(folder / RESULTS, {line["digest"] for line in lines}), options.format)
     sys.stderr.write(f"sweep: {len(lines)} trials in {folder / RESULTS}\n")
     return 0
 

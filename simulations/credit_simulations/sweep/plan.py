@@ -16,6 +16,10 @@ from credit_common.sections import NAME, NAME_BOUND, LearningRates
 
 REVISION = 2
 """One more whenever the code changes what a trial's result is; finished trials run again then."""
+REVISIONS = {"local_only": 3}
+"""The same where it changed for an arm alone."""
+DRAWN_REVISION = 3
+"""And where holders are drawn."""
 
 Partition = Literal["natural", "iid", "dirichlet", "quantity"]
 
@@ -161,8 +165,9 @@ class Sweep:
         later = [e.name for e in self.data if e.held_out == "later"]
         require(not (self.folds and later), "folds", self.folds, "0 where the later are held out")
         require(bool(self.data), "data", self.data, "at least one [[data]]")
-        unique = len(set(self.data)) == len(self.data)
-        require(unique, "data", [e.name for e in self.data], "without a repetition")
+        told = [(e.name, e.spread, e.holders) for e in self.data]
+        twice = [" ".join(map(str, own)) for own in told if told.count(own) > 1]
+        require(not twice, "data", twice, "told apart by name, partition, alpha or holders")
         of_data = [arm for entry in self.data for arm in entry.arms]
         for arm in (*self.arms, *of_data, *dict(self.epsilons_of)):
             require(arm in ARMS, "arms", arm, "one of " + ", ".join(ARMS))
@@ -228,13 +233,18 @@ class Trial:
         if self.arm not in BASELINES:
             contract = self.entry.contract_at(contract, self.epsilon)
         told = {
-            "revision": REVISION,
+            "revision": self._revision,
             "trial": asdict(replace(self, entry=replace(self.entry, contract="", arms=(), at=()))),
             "contract": contract.untold().digest,
             "data": data_sha256,
         }
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def _revision(self) -> int:
+        drawn = REVISION if self.entry.partition == "natural" else DRAWN_REVISION
+        return max(drawn, REVISIONS.get(self.arm, REVISION))
 
 
 def load_sweep(path: Path) -> Sweep:

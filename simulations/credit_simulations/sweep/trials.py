@@ -50,6 +50,8 @@ def run_trial(trial: Trial) -> dict[str, Any] | None:
         "epsilon": trial.epsilon,
         "seed": trial.seed,
         "folds": trial.folds,
+        "leave_one_out": trial.leave_one_out,
+        "held_out": users.contract.split.holdout,
         "delta": None if trial.epsilon is None else users.contract.privacy.delta,
         "epsilon_spent": trained.epsilon,
         **judged(users, drawn, trained.scores),
@@ -74,7 +76,7 @@ def judged(users: Users, drawn: Draw, scores: Scores) -> dict[str, Any]:
         "auc": _told(auc_exact(odds, labels)),
         "ks": _told(ks_exact(odds, labels)),
         "brier": _told(float(np.mean((chance - labels) ** 2))),
-        "in_holder_auc": _told(float(np.nanmean(list(inside.values())))),
+        "in_holder_auc": _mean([auc for auc in inside.values() if math.isfinite(auc)]),
         "in_holder": {
             name: {"auc": _told(inside[name]), "users": len(drawn.holdout[name])} for name in names
         },
@@ -100,6 +102,10 @@ def _calibration(chance: NDArray[np.float64], labels: NDArray[np.float32]) -> li
 @lru_cache(maxsize=1)
 def _users(entry: Entry) -> Users:
     return read_users(entry)
+
+
+def _mean(values: list[float]) -> float | None:
+    return _told(float(np.mean(values))) if values else None
 
 
 def _told(value: float) -> float | None:

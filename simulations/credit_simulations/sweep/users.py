@@ -79,6 +79,11 @@ class Users:
         """The same at [CLS] of the frozen BERT."""
         return self._encoded[1]
 
+    def one_row_each(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The first row of each user id: ε is of a user only where a user is one example."""
+        ids = self.frame[self.contract.record.user].iloc[rows]
+        return rows[~ids.duplicated().to_numpy()]
+
     @cached_property
     def _encoded(self) -> tuple[Examples, Examples]:
         return encoded(self.model, self.contract, self.records, self.rows, self.data_sha256)
@@ -146,17 +151,17 @@ def read_users(entry: Entry) -> Users:
 def draw(users: Users, trial: Trial) -> Draw:
     """Holders of a trial and their split, by its seed or fold.
 
-    A user is on one side of the split at all holders. Holders without users of both labels on both
-    sides are left out.
+    A user is on one side of the split at all holders, and one row at each. Holders without a user
+    on either side are left out; one whose users are all of one label takes part, and has no AUC.
     """
     out = _held_out(users, trial)
     numbered = users.frame.assign(**{_ROW: np.arange(len(users.frame))})
     seed = 0 if trial.folds else trial.seed
     train, holdout = {}, {}
     for name, part in sorted(_parts(users, numbered, seed).items()):
-        rows = part[_ROW].to_numpy(np.intp)
+        rows = users.one_row_each(part[_ROW].to_numpy(np.intp))
         sides = rows[~out[rows]], rows[out[rows]]
-        if all(len(set(users.labels[side].tolist())) == 2 for side in sides):
+        if all(map(len, sides)):
             train[name], holdout[name] = sides
     return Draw(train=train, holdout=holdout)
 
@@ -178,8 +183,9 @@ def _held_out(users: Users, trial: Trial) -> NDArray[np.bool_]:
     split = users.contract.split
     if trial.entry.held_out == "later":
         time = pd.to_datetime(users.frame[users.contract.record.time])
-        first: NDArray[np.bool_] = (time.rank(pct=True) > 1 - split.holdout).to_numpy()
-        return first
+        last = time.groupby(users.frame[users.contract.record.user]).transform("max")
+        later: NDArray[np.bool_] = (last.rank(pct=True) > 1 - split.holdout).to_numpy()
+        return later
     salt = f"{split.salt}-folds" if trial.folds else f"{split.salt}-seed-{trial.seed}"
     ids = users.frame[users.contract.record.user].astype(str)
     position = np.asarray([int(user_key(salt, own)[:16], 16) / 2**64 for own in ids])

@@ -81,7 +81,7 @@ def test_bytes_png_hold_no_reference(drawn):
 def test_names_of_any_kind_are_drawn_as_they_are(read, line):
     holders = {EVIL: {"auc": 0.7, "users": 5}, "_hidden": {"auc": None, "users": 0}}
     lines = [
-        line(data=EVIL, partition=EVIL, arm=arm, epsilon=epsilon, in_holder=holders)
+        line(data=EVIL, partition=f"natural {EVIL}", arm=arm, epsilon=epsilon, in_holder=holders)
         for arm, epsilon in (("federated", 1), ("local_only", None), (EVIL, None), ("_x", 3))
     ]
     (found,) = plots(read(*lines).trials).values()

@@ -2,7 +2,6 @@
 
 from credit_simulations.results.page import as_html
 from credit_simulations.results.plots import plots
-from credit_simulations.results.rows import rows
 from credit_simulations.results.spoilt import spoilt_grid
 from credit_simulations.results.tables import as_latex, as_markdown
 
@@ -19,12 +18,13 @@ def test_ways_are_averaged_over_seeds(read, line):
     assert only[-3:] == ("0.710", "0.660", "0.500")
     assert grid.title in as_html(found, plots(found.trials), "credit-sim report")
     for write in (as_markdown, as_latex):
-        assert grid.title in write(rows(found.trials), found.trials)
-        assert grid.title not in write(rows(found.trials))
+        assert grid.title in write(found.trials)
 
 
 def test_without_any_there_is_no_table(read, line):
     found = read(line())
     assert spoilt_grid(found.trials).cells == []
     page = as_html(found, plots(found.trials), "credit-sim report")
-    assert spoilt_grid(found.trials).title not in page
+    title = spoilt_grid(found.trials).title
+    assert title not in page
+    assert title not in as_markdown(found.trials)

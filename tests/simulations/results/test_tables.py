@@ -15,7 +15,7 @@ EVIL = 'a|b\n# x_y_ *z* `c` <b> $1 & 50% [u](v) \\input{x} {~^"}'
 
 @pytest.fixture
 def evil(read, line):
-    return rows(read(line(data=EVIL, partition=EVIL, arm=EVIL)).trials)
+    return read(line(data=EVIL, partition=EVIL, arm=EVIL)).trials
 
 
 def test_csv_has_all_digits_and_reads_back(read, line):
@@ -40,7 +40,7 @@ def test_no_name_breaks_a_markdown_table(evil):
 
 
 def test_names_stay_readable_in_markdown(read, line):
-    assert "| wide_only |" in as_markdown(rows(read(line(arm="wide_only")).trials))
+    assert "| wide_only |" in as_markdown(read(line(arm="wide_only")).trials)
 
 
 def test_no_name_breaks_a_latex_table(evil):
@@ -80,11 +80,11 @@ def test_the_pivot_has_a_line_an_arm_and_a_column_an_epsilon(read, line):
 
 
 def test_published_figures_stand_beside_with_their_source(read, line):
-    shown = as_markdown(rows(read(line(data="gmsc")).trials))
+    shown = as_markdown(read(line(data="gmsc")).trials)
     for epsilon, auc in (("1", "0.847"), ("0.5", "0.845"), ("0.1", "0.842")):
         assert (
             f"| gmsc | federated DP trees | Maddock et al., CCS 2022 | {epsilon} | {auc} |" in shown
         )
     assert "taiwan" not in shown
-    assert "Published" not in as_markdown(rows(read(line(data="unheard of")).trials))
+    assert "Published" not in as_markdown(read(line(data="unheard of")).trials)
     assert all(figure.source and 0.5 < figure.auc < 1 for figure in PUBLISHED)

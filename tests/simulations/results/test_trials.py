@@ -75,6 +75,26 @@ def test_another_configuration_of_the_same_seed_replaces_and_is_never_averaged(r
     assert (found.replaced, found.superseded) == (0, 1)
 
 
+def test_folds_and_seeds_are_never_averaged_and_the_later_kind_counts(read, line):
+    seeds = [line(seed=seed, auc=0.5) for seed in range(3)]
+    folds = [line(seed=fold, folds=2, auc=0.7) for fold in range(2)]
+    found = read(*seeds, *folds)
+    (row,) = rows(found.trials)
+    assert (row.auc_mean, row.seeds, found.superseded) == (pytest.approx(0.7), 2, 3)
+    (row,) = rows(read(*folds, *seeds).trials)
+    assert (row.auc_mean, row.seeds) == (pytest.approx(0.5), 3)
+    each = [line(arm="newcomers", seed=s, leave_one_out=True, auc=0.6) for s in range(2)]
+    (row,) = rows(read(line(arm="newcomers", seed=4), *each).trials)
+    assert (row.auc_mean, row.seeds) == (pytest.approx(0.6), 2)
+
+
+def test_only_trials_that_are_asked_for_are_read(written, line):
+    first, other = line(auc=0.5), line(auc=0.7, folds=2)
+    path = written([first, other])
+    (trial,) = read_trials(path, {first["digest"]}).trials
+    assert trial.auc == 0.5
+
+
 @pytest.mark.parametrize("tail", ['{"digest": "ab', '{"digest": "ab\n', "\x00\x00\x00", "\n{\n\n"])
 def test_a_broken_last_line_is_skipped_and_counted(written, line, tail):
     found = read_trials(written([line(), line(seed=1)], tail))

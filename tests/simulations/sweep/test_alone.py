@@ -55,6 +55,23 @@ def test_labels_by_chance_are_not(contract, records, fit):
     assert abs(found - 0.5) < 0.17  # five standard errors of 300 users
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_holder_alone_takes_the_inputs_that_serve_it_better(contract, records):
+    field = number_of(contract)
+    low, high = field.edges[-2:]
+    # High in one bin of the middle: a line over ranks sees little of it, a bin all.
+    parts = split(contract, records, lambda r: low < (r.values.get(field.name) or 0.0) < high)
+    assert auc(alone.at_one_holder, contract, parts) > 0.75
+    assert auc(alone.logistic, contract, parts) < 0.65
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_users_of_one_label_get_its_odds(contract, records, label):
+    known = records(9)
+    odds = alone.at_one_holder(contract, known, np.full(9, label, np.float32))(records(4))
+    assert odds.tolist() == [pytest.approx(np.log(10) if label else -np.log(10))] * 4
+
+
 def test_words_that_tell_are_found(contract, records):
     from credit_common.text import record_text
 

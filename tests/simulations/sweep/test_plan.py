@@ -6,8 +6,17 @@ import pytest
 
 from credit_common.contract import parse_contract
 from credit_common.errors import ContractError
+from credit_simulations.sweep import plan
 from credit_simulations.sweep.cli import PACKAGED
-from credit_simulations.sweep.plan import ARMS, OPEN_ARMS, PRIVATE_ARMS, Entry, Sweep, load_sweep
+from credit_simulations.sweep.plan import (
+    ARMS,
+    OPEN_ARMS,
+    PRIVATE_ARMS,
+    Entry,
+    Sweep,
+    Trial,
+    load_sweep,
+)
 
 SMALL = """
 name = "small"
@@ -92,8 +101,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_the_same_data_set_twice_is_refused():
-    with pytest.raises(ContractError, match="without a repetition"):
-        Sweep(name="x", data=(Entry(name="german"), Entry(name="german")))
+    for other in (Entry(name="german"), Entry(name="german", rows=500)):
+        with pytest.raises(ContractError, match=r"data = \['german natural 0'.*told apart by name"):
+            Sweep(name="x", data=(Entry(name="german"), other))
 
 
 def test_contracts_are_looked_for_beside_the_sweep_file(tmp_path):
@@ -104,7 +114,7 @@ def test_contracts_are_looked_for_beside_the_sweep_file(tmp_path):
 def test_a_digest_follows_all_that_a_result_depends_on(federation_file):
     contract = parse_contract(federation_file())
     other = dataclasses.replace(contract, model=dataclasses.replace(contract.model, rank=2))
-    sweep = Sweep(name="x", data=(Entry(name="german"), Entry(name="german", rows=500)))
+    sweep = Sweep(name="x", data=(Entry(name="german"), Entry(name="german", holders=3)))
     digests = {t.digest(contract, "d" * 64) for t in sweep.trials()}
     assert len(digests) == len(sweep.trials())
     first = sweep.trials()[0]
@@ -114,6 +124,25 @@ def test_a_digest_follows_all_that_a_result_depends_on(federation_file):
     assert first.digest(contract, "e" * 64) not in digests
     folded = dataclasses.replace(first, folds=5)
     assert folded.digest(contract, "d" * 64) not in digests
+
+
+def test_a_revision_of_an_arm_leaves_the_others_as_they_are(federation_file, monkeypatch):
+    contract = parse_contract(federation_file())
+
+    def digests(entry):
+        arms = ("logistic", "gbm")
+        trials = [Trial(entry=entry, arm=arm, epsilon=None, seed=0) for arm in arms]
+        return [trial.digest(contract, "d" * 64) for trial in trials]
+
+    natural, drawn = Entry(name="german"), Entry(name="german", partition="iid", holders=3)
+    before = digests(natural), digests(drawn)
+    monkeypatch.setitem(plan.REVISIONS, "gbm", plan.DRAWN_REVISION + 1)
+    logistic, gbm = digests(natural)
+    assert logistic == before[0][0]
+    assert gbm != before[0][1]
+    monkeypatch.setattr(plan, "DRAWN_REVISION", plan.DRAWN_REVISION + 9)
+    assert digests(natural) == [logistic, gbm]
+    assert not set(digests(drawn)) & set(before[1])
 
 
 def test_settings_at_an_epsilon_count_there_and_for_trained_arms_alone(tmp_path, federation_file):

@@ -67,6 +67,7 @@ def test_lines_say_what_they_must(finished):
     assert by_arm["federated", None]["bytes_up"] > by_arm["wide_only", None]["bytes_up"] > 0
     assert by_arm["central", None]["bytes_up"] == by_arm["gbm", None]["bytes_up"] == 0
     assert by_arm["federated", 8.0]["rounds"]
+    assert not by_arm["newcomers", 8.0]["rounds"]  # they would be of who took part
     held_out = [set(line["in_holder"]) for line in lines if line["arm"] != "newcomers"]
     assert all(own == held_out[0] for own in held_out)
     new = set(by_arm["newcomers", None]["in_holder"])
@@ -179,4 +180,6 @@ def test_drawn_holders_are_one_setting_though_some_have_one_label_alone():
     assert {line["holders"] for line in lines} == {8}
     for line in lines:
         assert len(line["in_holder"]) == 8 - line["left_out"]
-    assert any(line["left_out"] for line in lines)
+    own = [holder["auc"] for line in lines for holder in line["in_holder"].values()]
+    assert None in own
+    assert sum(auc is not None for auc in own) > 8

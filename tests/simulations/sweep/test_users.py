@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from credit_common.errors import ContractError
+from credit_simulations.sweep.arms import run_arm
 from credit_simulations.sweep.plan import Entry, Trial
+from credit_simulations.sweep.trials import judged
 from credit_simulations.sweep.users import draw, entry_contract, parties, read_users
 
 GERMAN = Entry(name="german", min_rows=50)
@@ -65,6 +67,38 @@ def test_folds_hold_each_user_out_once(german):
     sizes = [sum(map(len, fold.values())) for fold in out]
     assert sum(sizes) == sum(n for n in german.frame["holder"].value_counts() if n >= 50)
     assert min(sizes) > 130
+
+
+def test_a_holder_whose_users_are_of_one_label_takes_part_without_an_auc_of_its_own(german):
+    entry = replace(GERMAN, partition="dirichlet", holders=4, alpha=0.02, min_rows=20)
+    one = replace(german, entry=entry)
+    drawn = draw(one, replace(TRIAL, entry=entry))
+    assert len(drawn.train) == 4
+    told = judged(one, drawn, {n: rows * 1.0 for n, rows in drawn.holdout.items()})
+    labels = {name: set(german.labels[rows].tolist()) for name, rows in drawn.holdout.items()}
+    assert 1 in map(len, labels.values())
+    for name, own in labels.items():
+        assert (told["in_holder"][name]["auc"] is None) == (len(own) == 1)
+    assert told["auc"] is not None
+    fit = run_arm(one, drawn, replace(TRIAL, entry=entry, arm="local_only"))
+    assert set(fit.scores) == set(drawn.holdout)
+    assert all(np.isfinite(own).all() for own in fit.scores.values())
+
+
+def test_who_shops_at_several_is_one_user_of_each_party_and_on_one_side():
+    entry = Entry(name="simulated-shops", rows=4000)
+    shops = read_users(entry)
+    person = shops.frame[shops.contract.record.user]
+    assert person.duplicated().sum() > 50
+    for kind, held_out in (("natural", "users"), ("iid", "users"), ("natural", "later")):
+        own = replace(entry, partition=kind, holders=3, held_out=held_out)
+        drawn = draw(replace(shops, entry=own), replace(TRIAL, entry=own))
+        for rows in (*drawn.train.values(), *drawn.holdout.values()):
+            assert not person.iloc[rows].duplicated().any()
+        known, judged_ = (np.concatenate([*side.values()]) for side in (drawn.train, drawn.holdout))
+        assert not set(person.iloc[known]) & set(person.iloc[judged_])
+        pooled = shops.one_row_each(known)
+        assert len(pooled) == person.iloc[known].nunique() < len(known)
 
 
 def test_parties_have_their_own_users(german):

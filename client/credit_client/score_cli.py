@@ -19,6 +19,7 @@ from typing import Any
 from credit_common.command import DEVICES, FORMATS
 from credit_common.decision import LANGUAGES, Decision
 from credit_common.errors import CreditError, ShardError
+from credit_common.extras import install
 
 EXTRA = ("captum", "onnx", "onnxruntime", "onnxscript", "sklearn")
 """Modules of the extra `score`."""
@@ -76,9 +77,7 @@ def _with_extra(command: Command) -> Command:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] not in EXTRA:
                 raise
-            raise ShardError(
-                f"{error.name} is not installed: pip install 'credit-federation[score]'"
-            ) from None
+            raise ShardError(f"{error.name} is not installed: {install('score')}") from None
 
     return run
 

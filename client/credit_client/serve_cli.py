@@ -16,6 +16,7 @@ from typing import Any
 
 from credit_common.command import DEVICES, FORMATS
 from credit_common.errors import CreditError
+from credit_common.extras import install
 
 _NUMBERS: tuple[tuple[str, type, str, str], ...] = (
     ("rate", float, "N", "requests a second of one client, 0 for no limit (200)"),
@@ -91,7 +92,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         from credit_client.service.supervisor import supervise
     except ModuleNotFoundError as error:
-        what = f"serving needs {error.name}: pip install 'credit-federation[score]'"
+        what = f"serving needs {error.name}: {install('score')}"
         raise CreditError(what) from None
     from credit_client.service.settings import Settings, Tls
 

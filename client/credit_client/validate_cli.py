@@ -10,6 +10,7 @@ from typing import Any
 
 from credit_common.command import DEVICES
 from credit_common.errors import CreditError
+from credit_common.extras import install
 
 _NEEDED = ("sklearn", "fairlearn", "matplotlib")
 
@@ -86,7 +87,7 @@ def require_score_extra(names: tuple[str, ...]) -> None:
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise CreditError(f"{missing[0]} is not installed: pip install 'credit-federation[score]'")
+        raise CreditError(f"{missing[0]} is not installed: {install('score')}")
 
 
 def _validate(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from credit_client.shard import Shard, write_rejects
 from credit_common.backbone import Backbone, resolve_backbone
 from credit_common.contract import Contract
 from credit_common.device import device_of
-from credit_common.errors import ContractError
+from credit_common.errors import ContractError, CreditError
 from credit_common.evaluation import exact_figures
+from credit_common.extras import install
 from credit_common.model import Arrays, CreditModel
 from credit_common.statistics import Edges
 from credit_simulations.baselines import central_logistic, local_logistic
@@ -34,17 +36,23 @@ from credit_simulations.newcomers import Newcomers, welcome
 
 ARMS = ("federated", "no_dp", "wide_only", "frozen_bert", "central_logistic", "local_only")
 """federated, wide_only and frozen_bert (head and wide part) train under the contract's ε."""
+BASELINES = ("central_logistic", "local_only")
+"""Those of `ARMS` that are scikit-learn's."""
 
 
 def check_arms(arms: Sequence[str]) -> None:
-    """Refuse an arm that is none.
+    """Refuse an arm that is none, or that cannot be run here.
 
     Raises:
         ContractError: Naming it, and those that there are.
+        CreditError: If scikit-learn is missing.
     """
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
         raise ContractError(f"arm {unknown[0]!r} is unknown; arms: {', '.join(ARMS)}")
+    fitted = [arm for arm in arms if arm in BASELINES]
+    if fitted and find_spec("sklearn") is None:
+        raise CreditError(f"arm {fitted[0]!r} needs scikit-learn: {install('bench')}")
 
 
 class Bench:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from credit_client.scoring.batch import score_file
 from credit_common.errors import CreditError
+from credit_common.extras import install
 from credit_simulations.arms import ARMS, Bench, check_arms
 from credit_simulations.data import contract_path
 from credit_simulations.federation import read_shards
@@ -79,7 +80,7 @@ def run_demo(
     watcher = watcher or Watcher()
     check_arms(arms)
     if importlib.util.find_spec("sklearn") is None:
-        raise CreditError("the demo needs scikit-learn: pip install 'credit-federation[bench]'")
+        raise CreditError(f"the demo needs scikit-learn: {install('bench')}")
     contract = packaged_contract(data_set)
     minimum = contract.federation.min_holders
     if holders < minimum:  # the coordinator would wait for more for ever

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
+from credit_common.extras import install
 from credit_common.groups import compared
 from credit_simulations.arms import ARMS
 from credit_simulations.demo import DemoResult
@@ -247,7 +248,5 @@ def _writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise CreditError(
-            "--tensorboard needs tensorboard: pip install 'credit-federation[tensorboard]'"
-        ) from None
+        raise CreditError(f"--tensorboard needs tensorboard: {install('tensorboard')}") from None
     return SummaryWriter(str(folder))

@@ -125,4 +125,4 @@ def test_a_missing_library_is_named_with_its_extra(files, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "captum", raising=False)
     capsys.readouterr()
     assert main(["score", *own, "--out", str(folder / "d.csv")]) == 1
-    assert "pip install 'credit-federation[score]'" in capsys.readouterr().err
+    assert "pip install '.[score]'" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from credit_common import model as models
 from credit_common.backbone import resolve_backbone
 from credit_common.contract import parse_contract
 from credit_common.model import CreditModel
+from credit_common.errors import CreditError
+from credit_simulations import arms
 from credit_simulations.arms import ARMS, Bench
 from credit_simulations.federation import Party
 
@@ -62,3 +64,10 @@ def test_no_arm_computes_frozen_outputs_again(bench, monkeypatch):
     # frozen_bert alone makes a model of its own, which reads the contract's one reference record.
     assert len(loaded) == 1
     assert through == [1]
+
+
+def test_what_cannot_be_fitted_is_said_before_anything_trains(monkeypatch):
+    monkeypatch.setattr(arms, "find_spec", lambda name: None)
+    with pytest.raises(CreditError, match=r"arm 'local_only' needs scikit-learn: pip install"):
+        arms.check_arms(["federated", "local_only"])
+    arms.check_arms(["federated", "wide_only"])

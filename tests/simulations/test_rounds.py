@@ -29,7 +29,7 @@ def test_the_benchmark_runs_over_loop_grid_and_says_what_it_left_out(without_pee
     )
     told = json.loads(capfd.readouterr().out)
     assert [told[name] for name in RATIOS] == [None, None]
-    assert "pip install 'credit-federation[peers]'" in " ".join(told["notes"])
+    assert "pip install '.[peers]'" in " ".join(told["notes"])
     assert [(row["system"], row["holders"]) for row in told["rows"]] == [("loop", 2), ("loop", 4)]
     for row in told["rows"]:
         assert 0 < row["seconds_per_round"] < row["start_s"]
@@ -50,7 +50,7 @@ def test_all_rounds_are_done_through_the_gates_too(system):
 @pytest.mark.parametrize("system", RATIOS.values())
 def test_a_peer_runs_where_it_is_installed(system):
     if not installed(system):
-        pytest.skip(f"{system} is not installed: pip install 'credit-federation[peers]'")
+        pytest.skip(f"{system} is not installed: pip install '.[peers]'")
     run = rounds._run(system, 2, 2)
     assert len(run.seconds) == 2
     assert all(seconds > 0 for seconds in run.seconds)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from credit_common.errors import CreditError
+from credit_common.extras import install
 from credit_simulations.bench.child import run_child
 from credit_simulations.bench.measured import Measured, Value
 from credit_simulations.bench.peers import SYSTEMS, installed
@@ -130,7 +131,6 @@ def _notes() -> list[str]:
     missing = [name for name in (RAY, PFL) if not installed(name)]
     if missing:
         notes.append(
-            f"Not measured, since not installed: {', '.join(missing)}; "
-            "pip install 'credit-federation[peers]' installs them."
+            f"Not measured, since not installed: {', '.join(missing)} ({install('peers')})."
         )
     return notes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from credit_common.errors import CreditError
+from credit_common.extras import install
 
 if TYPE_CHECKING:
     from credit_simulations.results.trials import Trials
@@ -38,7 +39,7 @@ def _report(options: argparse.Namespace) -> int:
     from credit_simulations.results.trials import read_trials
 
     if options.out is not None and find_spec("matplotlib") is None:
-        raise CreditError("--out needs matplotlib: pip install 'credit-federation[report]'")
+        raise CreditError(f"--out needs matplotlib: {install('report')}")
     read = read_trials(options.results)
     print(f"{options.results}: {' '.join(file_told(read))}", file=sys.stderr)
     if options.out is not None:

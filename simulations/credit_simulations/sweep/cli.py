@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from credit_common.errors import ContractError, CreditError
+from credit_common.extras import install
 from credit_simulations.results.cli import STYLES, show
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def _sweep(options: argparse.Namespace) -> int:
     sweep = _asked(options)
     if set(sweep.arms) & set(BASELINES) and find_spec("sklearn") is None:
         raise CreditError(
-            f"arms {', '.join(BASELINES)} need scikit-learn: "
-            "pip install 'credit-federation[bench]', or name others by --arms"
+            f"arms {', '.join(BASELINES)} need scikit-learn: {install('bench')}, "
+            "or name others by --arms"
         )
     folder = options.out or Path("credit-sweeps") / sweep.name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

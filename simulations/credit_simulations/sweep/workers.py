@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from credit_common.errors import CreditError
+from credit_common.extras import install
 from credit_simulations.sweep.plan import Entry, Trial
 
 Task = Trial | Entry
@@ -90,7 +91,7 @@ def by_ray(tasks: Sequence[Task], address: str) -> Iterator[Done]:
     try:
         import ray
     except ImportError:
-        raise CreditError("--ray needs ray: pip install 'credit-federation[ray]'") from None
+        raise CreditError(f"--ray needs ray: {install('ray')}") from None
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False)

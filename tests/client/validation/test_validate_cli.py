@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from credit_client.cli import main
+from credit_common.extras import install
 
 
 @pytest.fixture
@@ -89,9 +90,7 @@ def test_a_missing_library_is_named_with_what_to_type(validate, monkeypatch, nam
         validate_cli, "find_spec", lambda asked: None if asked == name else found(asked)
     )
     err = validate(code=1).err
-    assert (
-        err == f"credit-client: {name} is not installed: pip install 'credit-federation[score]'\n"
-    )
+    assert err == f"credit-client: {name} is not installed: {install('score')}\n"
 
 
 def test_the_command_line_starts_without_the_extra():

@@ -79,6 +79,6 @@ def test_without_matplotlib_the_extra_is_named_and_tables_are_printed(
     path = written([line()])
     code, out, err = report(path, "--out", tmp_path / "page")
     assert (code, out) == (1, "")
-    assert "pip install 'credit-federation[report]'" in err
+    assert "pip install '.[report]'" in err
     assert not (tmp_path / "page").exists()
     assert report(path, "--format", "json")[0] == 0

@@ -40,7 +40,7 @@ def test_without_scikit_learn_its_arms_are_named(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("credit_simulations.sweep.cli.find_spec", lambda name: None)
     code, line = refused(capsys, "--quick")
     assert code == 1
-    assert "pip install 'credit-federation[bench]'" in line
+    assert "pip install '.[bench]'" in line
 
 
 def test_wrong_usage_is_told_by_argparse(capsys):

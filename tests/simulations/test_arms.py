@@ -8,8 +8,8 @@ from credit_client.training.examples import Examples
 from credit_common import model as models
 from credit_common.backbone import resolve_backbone
 from credit_common.contract import parse_contract
-from credit_common.model import CreditModel
 from credit_common.errors import CreditError
+from credit_common.model import CreditModel
 from credit_simulations import arms
 from credit_simulations.arms import ARMS, Bench
 from credit_simulations.federation import Party

@@ -88,9 +88,7 @@ def _table(read: "Trials") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from credit_simulations.results.claims import answers, headline
-    from credit_simulations.results.rows import groups, settings
-    from credit_simulations.results.sentences import cost_sentence, gain_sentence, place, shown
+    from credit_simulations.results.sentences import answers_told, shown
     from credit_simulations.results.tables import grids
 
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -101,10 +99,5 @@ def _table(read: "Trials") -> None:
         for line in grid.cells:
             table.add_row(*(Text(shown(cell)) for cell in line))
         console.print(table)
-    grouped = groups(read.trials)
-    for where in settings(read.trials).values():
-        for setting in where:
-            every = answers(grouped, setting)
-            answer = headline(every)
-            if answer is not None:
-                print(shown(f"{place(setting)}. {gain_sentence(answer)} {cost_sentence(every)}"))
+    for told in answers_told(read.trials):
+        print(told)

@@ -1,10 +1,11 @@
 """The answers in words: a difference, its interval, and whether it is beyond noise."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from credit_simulations.results.arms import level
-from credit_simulations.results.claims import Answer, Spread
-from credit_simulations.results.trials import Setting
+from credit_simulations.results.claims import Answer, Spread, answers, headline
+from credit_simulations.results.rows import groups, settings
+from credit_simulations.results.trials import Setting, Trial
 
 
 def place(setting: Setting) -> str:
@@ -61,7 +62,7 @@ def gain_sentence(answer: Answer) -> str:
         )
     if gain.seeds > 1 and gain.sign == 0:
         words = (
-            "the gain over training alone is within the noise of seeds: "
+            "the gain over training alone is within noise: "
             f"{signed(gain.mean)} AUC within a merchant's own users ({interval(gain)})."
         )
     else:
@@ -92,6 +93,18 @@ def cost_sentence(found: Sequence[Answer]) -> str:
     return (
         f"Against the same training without DP, in AUC over all users ({over}): {'; '.join(parts)}."
     )
+
+
+def answers_told(trials: Sequence[Trial]) -> Iterator[str]:
+    """Both answers for each setting, a line each."""
+    grouped = groups(trials)
+    for where in settings(trials).values():
+        for setting in where:
+            every = answers(grouped, setting)
+            answer = headline(every)
+            if answer is not None:
+                told = f"{place(setting)}. {gain_sentence(answer)} {cost_sentence(every)}"
+                yield shown(told)
 
 
 def lose(number: int) -> str:

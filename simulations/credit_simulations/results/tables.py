@@ -13,6 +13,7 @@ from credit_simulations.results.losses import loss_grid
 from credit_simulations.results.published import Published, published
 from credit_simulations.results.rows import COLUMNS, Row
 from credit_simulations.results.rows import rows as rows_of
+from credit_simulations.results.sentences import answers_told
 from credit_simulations.results.spoilt import spoilt_grid
 from credit_simulations.results.trials import Trial
 
@@ -93,8 +94,9 @@ def grids(trials: Sequence[Trial]) -> list[Grid]:
 
 
 def as_markdown(trials: Sequence[Trial]) -> str:
-    """All tables of trials."""
-    return "\n".join(map(grid_markdown, grids(trials)))
+    """Both answers for each setting, and all tables."""
+    told = "".join(f"- {_markdown(line)}\n" for line in answers_told(trials))
+    return "\n".join(filter(None, [told, *map(grid_markdown, grids(trials))]))
 
 
 def as_latex(trials: Sequence[Trial]) -> str:

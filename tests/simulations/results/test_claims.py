@@ -120,7 +120,7 @@ def test_a_gain_a_loss_and_noise_are_said_as_such(answered, pair):
     )
     assert "a merchant loses 0.021 AUC" in gain_sentence(loss)
     assert "2 of 2 merchants lose, beyond noise." in gain_sentence(loss)
-    assert "is within the noise of seeds: +0.007 AUC" in gain_sentence(noise)
+    assert "is within noise: +0.007 AUC" in gain_sentence(noise)
     assert "gains" not in gain_sentence(noise)
     assert "(one seed, so noise is unknown)" in gain_sentence(single)
 

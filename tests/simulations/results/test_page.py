@@ -66,7 +66,7 @@ def test_the_page_has_no_script_and_nothing_from_outside(page, parsed_page):
 
 def test_both_answers_are_the_first_thing_that_is_said(page):
     head = page.split("<main>")[0]
-    assert "At ε = 8, the gain over training alone is within the noise of seeds: +0.007" in head
+    assert "At ε = 8, the gain over training alone is within noise: +0.007" in head
     assert "1 of 3 merchants loses, beyond noise." in head
     assert "ε = 8 costs 0.010 (+0.010 to +0.010); ε = 1 costs 0.030" in head
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from credit_client.page.drawing import GREY, WIDTH, drawn
 from credit_simulations.results.arms import ascending, label, level, order
-from credit_simulations.results.claims import Spread, overlap_of, spread
+from credit_simulations.results.claims import Spread, best_possible, overlap_of, spread
 from credit_simulations.results.drawing import (
     Plot,
     bars,
@@ -21,7 +21,7 @@ from credit_simulations.results.drawing import (
     panels,
     short,
 )
-from credit_simulations.results.rows import Groups, mean_of
+from credit_simulations.results.rows import Groups
 from credit_simulations.results.sentences import counted
 from credit_simulations.results.trials import Setting, Trial
 
@@ -67,7 +67,7 @@ def against_epsilon(
     )
     # A federation without DP is a point at ∞ of the axis, never a level.
     axis = epsilons or [None]
-    best = {setting: _best(groups, setting) for setting in found if figured.name == "auc"}
+    best = {setting: best_possible(groups, setting) for setting in found if figured.name == "auc"}
 
     points = [p for curves in found.values() for over in curves.values() for p in over.values()]
     limits = framed(points, [mark for mark in best.values() if mark is not None])
@@ -154,14 +154,6 @@ def _panel(
     axes.set_xlabel("ε")
     axes.grid(visible=False, axis="x")
     return handles
-
-
-def _best(groups: Groups, setting: Setting) -> float | None:
-    """Mean over the federated arm's seeds of the best AUC on its hold-out users."""
-    trials = [
-        t for (s, a, _), found in groups.items() if (s, a) == (setting, "federated") for t in found
-    ]
-    return mean_of({trial.seed: trial.best_auc for trial in trials}.values())
 
 
 def _told(curves: Curves, arms: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from credit_simulations.results.arms import ascending
-from credit_simulations.results.rows import Groups
+from credit_simulations.results.rows import Groups, mean_of
 from credit_simulations.results.trials import Setting, Trial
 
 LEVEL = 0.95
@@ -134,6 +134,17 @@ def answers(groups: Groups, setting: Setting) -> list[Answer]:
 def epsilons(groups: Groups, setting: Setting, arm: str = "federated") -> list[float | None]:
     """The ε at which an arm was run, ascending, without DP last."""
     return sorted((e for s, a, e in groups if s == setting and a == arm), key=ascending)
+
+
+def best_possible(groups: Groups, setting: Setting) -> float | None:
+    """The AUC that nothing can pass on the federated arm's hold-out users, mean over seeds.
+
+    None where nobody knows: simulated data alone have one.
+    """
+    trials = (
+        t for (s, a, _), own in groups.items() if (s, a) == (setting, "federated") for t in own
+    )
+    return mean_of({trial.seed: trial.best_auc for trial in trials}.values())
 
 
 def headline(found: Sequence[Answer]) -> Answer | None:

@@ -129,7 +129,7 @@ def _data_set(
         _losers(every),
         figures(plots),
         "<h3>AUC against ε, mean ± sd over seeds</h3>",
-        table(_without_data(pivot_grid(lines))),
+        table(_without_data(pivot_grid(here))),
         f"<h3>{words(lost.title)}</h3>\n{table(_without_data(lost))}" if lost.cells else "",
         f"<h3>{words(cited.title)}</h3>\n{table(_without_data(cited))}" if cited.cells else "",
     )

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from credit_simulations.results.arms import ascending, label, level
+from credit_simulations.results.claims import best_possible
 from credit_simulations.results.grid import Grid
 from credit_simulations.results.losses import loss_grid
 from credit_simulations.results.published import Published, published
-from credit_simulations.results.rows import COLUMNS, Row
+from credit_simulations.results.rows import COLUMNS, Row, groups
 from credit_simulations.results.rows import rows as rows_of
 from credit_simulations.results.sentences import answers_told
 from credit_simulations.results.spoilt import spoilt_grid
-from credit_simulations.results.trials import Trial
+from credit_simulations.results.trials import Setting, Trial
 
 
 def rows_grid(rows: Sequence[Row]) -> Grid:
@@ -39,17 +40,25 @@ def rows_grid(rows: Sequence[Row]) -> Grid:
     return Grid(title="Means over seeds", heads=COLUMNS, cells=cells, left=5)
 
 
-def pivot_grid(rows: Sequence[Row]) -> Grid:
-    """AUC against ε: a line for each arm on each setting, a column for each ε, mean ± sd."""
-    columns = sorted({row.epsilon for row in rows}, key=ascending)
-    lines: dict[tuple[str, str, int, str], dict[float | None, str]] = {}
-    for row in rows:
-        here = lines.setdefault((row.data, row.partition, row.holders, row.arm), {})
+def pivot_grid(trials: Sequence[Trial]) -> Grid:
+    """AUC against ε: a line for each arm on each setting, a column for each ε, mean ± sd.
+
+    Below the arms of a setting of simulated data stands the best AUC that there can be.
+    """
+    grouped = groups(trials)
+    lines: dict[tuple[Setting, str], dict[float | None, str]] = {}
+    for row, (setting, arm, epsilon) in zip(rows_of(trials), grouped, strict=True):
         sd = "" if row.auc_sd is None else f" ± {row.auc_sd:.3f}"
-        here[row.epsilon] = f"{row.auc_mean:.3f}{sd}"
+        lines.setdefault((setting, label(arm)), {})[epsilon] = f"{row.auc_mean:.3f}{sd}"
+    order = list(dict.fromkeys(setting for setting, _ in lines))
+    for setting in order:
+        best = best_possible(grouped, setting)
+        if best is not None:
+            lines[setting, "best possible"] = {None: f"{best:.3f}"}
+    columns = sorted({epsilon for found in lines.values() for epsilon in found}, key=ascending)
     cells = [
-        (data, partition, str(holders), label(arm), *(found.get(c, "") for c in columns))
-        for (data, partition, holders, arm), found in lines.items()
+        (s.data, s.partition, str(s.holders), name, *(found.get(c, "") for c in columns))
+        for (s, name), found in sorted(lines.items(), key=lambda item: order.index(item[0][0]))
     ]
     heads = ("data", "partition", "holders", "arm", *(_head(column) for column in columns))
     return Grid(title="AUC against ε, mean ± sd over seeds", heads=heads, cells=cells, left=4)
@@ -85,7 +94,7 @@ def grids(trials: Sequence[Trial]) -> list[Grid]:
     rows = rows_of(trials)
     every = (
         rows_grid(rows),
-        pivot_grid(rows),
+        pivot_grid(trials),
         loss_grid(trials),
         spoilt_grid(trials),
         published_grid(rows),

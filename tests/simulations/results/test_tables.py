@@ -62,21 +62,35 @@ def test_latex_is_booktabs_with_as_many_columns_as_heads(evil):
 
 
 def test_the_pivot_has_a_line_an_arm_and_a_column_an_epsilon(read, line):
-    found = rows(
-        read(
-            line(auc=0.65),
-            line(auc=0.67, seed=1),
-            line(epsilon=None, auc=0.68),
-            line(epsilon=1, auc=0.61),
-            line(epsilon=None, arm="local_only", auc=0.6),
-        ).trials
+    found = read(
+        line(auc=0.65),
+        line(auc=0.67, seed=1),
+        line(epsilon=None, auc=0.68),
+        line(epsilon=1, auc=0.61),
+        line(epsilon=None, arm="local_only", auc=0.6),
     )
-    grid = pivot_grid(found)
+    grid = pivot_grid(found.trials)
     assert grid.heads == ("data", "partition", "holders", "arm", "ε = 1", "ε = 8", "no DP")
     assert grid.cells == [
         ("pakdd2009", "natural", "3", "federated", "0.610", "0.660 ± 0.014", "0.680"),
         ("pakdd2009", "natural", "3", "local only", "", "", "0.600"),
     ]
+
+
+def test_the_best_that_there_can_be_stands_below_the_arms_of_its_setting(read, line):
+    found = read(
+        *(
+            line(partition=p, seed=s, best_auc=0.8 + s / 10)
+            for p in ("iid", "natural")
+            for s in (0, 1)
+        ),
+        line(partition="iid", arm="newcomers", best_auc=0.95),
+        line(data="taiwan"),
+    )
+    shown = [(cell[1], cell[3], cell[-1]) for cell in pivot_grid(found.trials).cells]
+    assert shown[1] == ("natural", "best possible", "0.850")
+    assert shown[4] == ("iid", "best possible", "0.850")
+    assert len(shown) == 6
 
 
 def test_published_figures_stand_beside_with_their_source(read, line):

@@ -7,6 +7,7 @@ content stands neither in them nor in their causes.
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,6 +147,7 @@ def _csv(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int
         raise ShardError(f"{path}: a quote in the header is never closed") from None
     yield 0, columns
     number = 0
+    unclosed = "has an unclosed quote: lines below it would be lost"
     while True:
         line = reader.line_num
         try:
@@ -155,16 +157,44 @@ def _csv(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int
         except csv.Error:
             number += 1
             if reader.line_num > line + 1:  # an open quote swallowed other rows
-                raise ShardError(f"{path}: data row {number} has an unclosed quote") from None
+                raise ShardError(f"{path}: data row {number} {unclosed}") from None
             yield number, "a quote in the row is never closed or misplaced"
             continue
         if not cells:
             continue  # a blank line is no row
         number += 1
+        if reader.line_num > line + 1 and _swallows(cells, len(columns), delimiter):
+            raise ShardError(
+                f"{path}: data row {number} {unclosed}, or a cell of several lines that could be "
+                f"rows: take line breaks out of cells, or give Parquet"
+            )
         if len(cells) == len(columns):
             yield number, tuple(cells)
         else:
             yield number, f"row has {len(cells)} cells, header has {len(columns)}"
+
+
+def _swallows(cells: list[str], columns: int, delimiter: str) -> bool:
+    """Whether a row of several lines may hold rows of others.
+
+    In an export that does not quote, a cell that begins with a quote runs on to the next cell that
+    ends with one; the rows in between are gone with nothing to show for it. Every user's row has
+    `columns` cells: such a row has the delimiters of two rows or more, and a line that it took in
+    has those of one. A text of several lines with as many is refused too, since nothing tells the
+    two apart and a guess would let one user's cell remove other users; so is a row of several
+    lines with another number of cells.
+
+    Delimiters inside a cell of one line are the cell's own; before the first cell of several lines
+    they count all the same, lest two quotes there hide some.
+    """
+    found, several = [0], False
+    for place, cell in enumerate(cells):
+        first, *others = re.split("\r\n|\r|\n", cell)
+        several = several or bool(others)
+        found[-1] += (place > 0) + (0 if several and not others else first.count(delimiter))
+        found += [line.count(delimiter) for line in others]
+    row = max(columns - 1, 1)
+    return len(cells) != columns or (sum(found) >= 2 * row and max(found[1:]) >= row)
 
 
 def _parquet(path: Path, file: BinaryIO) -> Iterator[tuple[int, Row | str]]:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from credit_client.mapping import ShardMapping
 from credit_client.shard import Example, Shard, is_holdout, read_shard, user_key, write_rejects
+from credit_client.table import read_table
 from credit_common.contract import Contract
 from credit_common.errors import ShardError
 from credit_common.text import record_text, wide_features
@@ -147,6 +148,61 @@ def test_cells_may_hold_delimiters_quotes_lines_and_long_lists(
     (only,) = examples(shard)
     assert only.record.values["note"] == 'said "no", then left'
     assert only.record.values["orders_count_7d"] == 2000  # max_events
+
+
+def test_a_cell_of_several_lines_may_hold_as_many_delimiters_as_are_not_a_row(
+    write: Write, contract: Contract
+) -> None:
+    note = "late in May, June, July\nand then, all at once,\r\npaid, in full\r, with thanks"
+    for columns in (COLUMNS, ["note", *(c for c in COLUMNS if c != "note")]):
+        shard = read_shard(
+            write(text_of([*users(3), line(user="n", note=note)], columns)), contract
+        )
+        assert (shard.users, shard.rejects) == (4, ())
+
+
+def unquoted(rows: Sequence[Mapping[str, str]], delimiter: str) -> str:
+    """A file whose writer knows of no quotes."""
+    return "".join(
+        delimiter.join(row) + "\n" for row in (COLUMNS, *([r[c] for c in COLUMNS] for r in rows))
+    )
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ","])
+@pytest.mark.parametrize("closed_by", ["note", "phone", "defaulted"])
+@pytest.mark.parametrize("between", [0, 1, 5])
+def test_no_users_cell_removes_other_users_from_a_file_without_quotes(
+    write: Write, contract: Contract, delimiter: str, closed_by: str, between: int
+) -> None:
+    others = [line(user=f"u{i}", orders="[]") for i in range(between + 2)]
+    others[-2][closed_by] += '"'
+    assert len(csv_rows(unquoted(others, delimiter), delimiter)) == between + 3  # with the header
+    for note in ('"late', '"', '"late\nagain'):
+        rows = [line(user="new", note=note, orders="[]"), *others]
+        content = unquoted(rows, delimiter)
+        assert len(csv_rows(content, delimiter)) < between + 4  # what a plain reader would lose
+        with pytest.raises(ShardError, match="data row 1 has an unclosed quote") as caught:
+            read_shard(write(content), contract)
+        assert "late" not in str(caught.value)
+
+
+def test_two_quotes_before_an_open_one_hide_no_delimiter(write: Write, contract: Contract) -> None:
+    columns = ["user", "a", "b", "note", "defaulted"]
+    attack = ['u1,"p,q","late,1', 'u2,x,y",soon,0']
+    path = write("\n".join([",".join(columns), "u0,a,b,c,1", *attack]))
+    with pytest.raises(ShardError, match="data row 2 has an unclosed quote"):
+        read_table(path)
+
+
+def test_a_row_of_several_lines_and_another_length_is_refused(
+    write: Write, contract: Contract
+) -> None:
+    with pytest.raises(ShardError, match="data row 1 has an unclosed quote"):
+        read_table(write('user,note,defaulted\nu1,"late,1\nu2,x,y"\nu3,z,0\n'))
+
+
+def csv_rows(content: str, delimiter: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content, newline=""), delimiter=delimiter))
 
 
 # Files that cannot be used

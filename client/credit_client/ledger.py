@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from credit_client.balance import Account, Balance, epsilon_of, split_text
 from credit_client.chain import (
@@ -56,8 +56,11 @@ class Ledger:
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._witness = witness
+        self._held: BinaryIO | None = None
         self._balance = Balance(durable=durable)
         try:
+            if witness is not None:
+                self._held = witness.hold()
             self.verify()
             for entry in self.entries():
                 self._count(entry)
@@ -83,11 +86,13 @@ class Ledger:
 
         Args:
             path: Its file.
-            witness: Held against the ledger now, and told of each new entry.
+            witness: Held against the ledger now, and told of each new entry; locked until the
+                ledger is closed.
 
         Raises:
-            PrivacyError: If it is missing, in use by a process, not a ledger, tampered with, or
-                not what the witness remembers.
+            LedgerBusyError: If it is in use, or another copy of it with this witness is.
+            PrivacyError: If it is missing, not a ledger, tampered with, or not what the witness
+                remembers.
         """
         return cls(open_file(Path(path)), str(path), durable=True, witness=witness)
 
@@ -313,6 +318,8 @@ class Ledger:
             if self._connection is not None and self._process == os.getpid():
                 self._connection.close()
             self._connection = None
+            if self._held is not None:
+                self._held.close()
 
     def __enter__(self) -> Self:
         return self

@@ -56,13 +56,14 @@ def restore(identity: Identity, path: Path) -> int:
         The backup's counter.
 
     Raises:
-        PrivacyError: If the backup is not a whole ledger, or the one that is there is in use, is
-            newer, or is another one.
+        LedgerBusyError: If a client of this holder runs, perhaps on another copy of the home.
+        PrivacyError: If the backup is not a whole ledger, or the one that is there is newer, or is
+            another one.
     """
     own = identity.ledger_path
     if not path.is_file():
         raise PrivacyError(f"there is no file {path}")
-    with Ledger.open(path) as saved:
+    with identity.witness.hold(), Ledger.open(path) as saved:
         counter = saved.balance.counter
         if own.exists():
             try:
@@ -89,13 +90,26 @@ def override(identity: Identity, reason: str, counter: int = 0) -> Entry:
         counter: What the coordinator's head says, where that is the highest that is known.
 
     Raises:
-        PrivacyError: If nothing is lost, if the ledger is damaged or in use, or if there is no
-            reason.
+        LedgerBusyError: If a client of this holder runs, perhaps on another copy of the home.
+        PrivacyError: If nothing is lost, if the ledger is damaged, or if there is no reason.
     """
     if not 1 <= len(reason.strip()) <= LONGEST_REASON:
         raise PrivacyError(f"a reason must have 1 to {LONGEST_REASON} characters")
-    path, seen = identity.ledger_path, identity.witness.mark()
-    missing = not path.exists()
+    with identity.witness.hold():
+        return _sign_for_loss(identity, reason.strip(), counter)
+
+
+def is_signed_override(event: str, previous: str) -> bool:
+    """Whether an override entry's words are signed, and for this place in the chain."""
+    words = json.loads(event)
+    signature = words.pop("signature", "")
+    signed = is_signed(canonical(words).encode(), signature, words.get("public_key", ""))
+    return signed and words.get("previous") == previous
+
+
+def _sign_for_loss(identity: Identity, reason: str, counter: int) -> Entry:
+    path, witness = identity.ledger_path, identity.witness
+    missing, seen = not path.exists(), witness.mark()
     with Ledger.create(path) if missing else Ledger.open(path) as ledger:
         balance = ledger.balance
         known = max(counter, balance.counter, seen.counter if seen else 0)
@@ -107,22 +121,14 @@ def override(identity: Identity, reason: str, counter: int = 0) -> Entry:
             "holder": identity.subject.name,
             "overrides": max(balance.signed, seen.overrides if seen else 0) + 1,
             "previous": ledger.head[1],
-            "reason": reason.strip(),
+            "reason": reason,
         }
         key = load_key(identity.key_pem, str(identity.key_path))
         words["public_key"] = public_hex(key.public_key())
         words["signature"] = sign(key, canonical(words).encode())
         entry = ledger.override(canonical(words), known)
-        identity.witness.note(ledger.balance.counter, ledger.head[1], ledger.balance.signed)
+        witness.note(ledger.balance.counter, ledger.head[1], ledger.balance.signed)
     return entry
-
-
-def is_signed_override(event: str, previous: str) -> bool:
-    """Whether an override entry's words are signed, and for this place in the chain."""
-    words = json.loads(event)
-    signature = words.pop("signature", "")
-    signed = is_signed(canonical(words).encode(), signature, words.get("public_key", ""))
-    return signed and words.get("previous") == previous
 
 
 class _AheadError(PrivacyError):

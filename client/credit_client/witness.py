@@ -5,6 +5,9 @@ happens when a folder is restored from a backup. The witness can. It lies in the
 ($XDG_STATE_HOME, else ~/.local/state), not in the holder's home, so that restoring the one does not
 bring back the other. It is written after the ledger: a crash in between leaves it behind by one
 entry, which is no contradiction; a witness that is ahead is.
+
+Two copies of a home have a ledger each, and one witness: an open ledger holds a lock beside it, so
+that the two cannot spend at the same time, unseen by each other.
 """
 
 import json
@@ -13,9 +16,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from credit_common.errors import PrivacyError
+from credit_common.errors import CreditError, LedgerBusyError, PrivacyError
 from credit_common.fetch import write_atomically
+from credit_common.lock import hold
+
+LASTS = "set XDG_STATE_HOME to a folder that lasts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +56,37 @@ class Witness:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._noted: Mark | None = None
+        self._seen: Mark | None = None
+
+    def hold(self) -> BinaryIO:
+        """Keep all other clients of this holder out, until what is returned is closed.
+
+        Raises:
+            LedgerBusyError: If one is at work, perhaps on another copy of the home.
+            PrivacyError: If the lock's file cannot be written or locked.
+        """
+        busy = LedgerBusyError(
+            f"the ledger's witness {self.path} is in use by another client: a holder runs one at a "
+            "time, whatever copies of its folder there are"
+        )
+        self._make_folder()
+        try:
+            return hold(self.path.with_name(f"{self.path.name}.lock"), busy)
+        except LedgerBusyError:
+            raise
+        except CreditError as error:
+            raise PrivacyError(f"{error}; {LASTS}") from None
 
     def mark(self) -> Mark | None:
-        """What is remembered; None where nothing is.
+        """What is remembered now; None where nothing is.
 
         Raises:
             PrivacyError: If the file is there and cannot be read or is damaged.
         """
+        self._seen = self._read()
+        return self._seen
+
+    def _read(self) -> Mark | None:
         try:
             plain = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -99,23 +129,37 @@ class Witness:
             )
 
     def note(self, counter: int, digest: str, overrides: int = 0) -> None:
-        """Remember a newer head; on the disk when this returns.
+        """Remember a newer head in the place of the mark that was last seen.
+
+        It is on the disk when this returns.
 
         Raises:
-            PrivacyError: If it cannot be written.
+            PrivacyError: If another mark is there by now, or it cannot be written.
         """
         mark = Mark(counter=counter, hash=digest, overrides=overrides)
-        if mark == self._noted:
+        if mark == self._seen:
             return
+        if self._read() != self._seen:  # where a file system or Windows did not keep the lock
+            raise PrivacyError(
+                f"the ledger's witness {self.path} was changed by another client: a holder runs "
+                "one at a time, whatever copies of its folder there are"
+            )
+        self._make_folder()
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(self.path, json.dumps(vars(mark)).encode())
         except OSError as error:
-            raise PrivacyError(
-                f"cannot write the ledger's witness {self.path}: {error.strerror}; set "
-                f"XDG_STATE_HOME to a folder that lasts"
-            ) from None
-        self._noted = mark
+            raise self._unwritable(error) from None
+        self._seen = mark
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> PrivacyError:
+        said = f"cannot write the ledger's witness {self.path}: {error.strerror}; {LASTS}"
+        return PrivacyError(said)
 
 
 EXHAUSTED = (

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 
@@ -187,6 +188,24 @@ def test_a_newer_ledger_is_never_replaced_and_one_in_use_neither(holder, tmp_pat
         assert ledger.balance.counter == 2
     with pytest.raises(PrivacyError):
         restore(holder, tmp_path / "missing")  # one that is not there
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such lock")
+def test_while_a_client_runs_on_a_copy_nothing_is_restored_or_signed_for(holder, tmp_path):
+    spend(holder, 0)
+    backup(holder, tmp_path / "saved")
+    copy = tmp_path / "copy.ledger"
+    shutil.copy(holder.ledger_path, copy)
+    holder.ledger_path.unlink()
+    with Ledger.open(copy, holder.witness):
+        with pytest.raises(LedgerBusyError, match="in use by another client"):
+            restore(holder, tmp_path / "saved")
+        with pytest.raises(LedgerBusyError, match="in use by another client"):
+            override(holder, "gone")
+        assert not holder.ledger_path.exists()
+    restore(holder, tmp_path / "saved")
+    with opened(holder) as ledger:
+        assert ledger.balance.counter == 1
 
 
 def test_the_coordinators_head_shows_a_roll_back_that_the_witness_cannot(holder, tmp_path):

@@ -1,12 +1,15 @@
+import errno
 import json
 import os
+import shutil
 
 import pytest
 
+from credit_client import witness as module
 from credit_client.chain import GENESIS
 from credit_client.ledger import Ledger
 from credit_client.witness import Witness, state_folder
-from credit_common.errors import PrivacyError
+from credit_common.errors import LedgerBusyError, PrivacyError
 from credit_common.events import Histogram
 
 
@@ -82,18 +85,89 @@ def test_a_witness_that_a_crash_left_behind_is_no_contradiction(path, witness):
         assert witness.mark().counter == ledger.balance.counter == 2
 
 
-def test_a_charge_that_the_witness_cannot_note_is_not_answered_from_this_ledger(path, witness):
+def folder_in_its_place(witness, monkeypatch):
+    witness.path.unlink()
+    witness.path.mkdir()
+
+
+def full_disk(witness, monkeypatch):
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_atomically", fail)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(folder_in_its_place, "cannot be read"), (full_disk, "No space left.*XDG_STATE_HOME")],
+)
+def test_a_charge_that_the_witness_cannot_note_is_not_answered_from_this_ledger(
+    path, witness, monkeypatch, spoil, said
+):
     with Ledger.open(path, witness) as ledger:
-        witness.path.unlink()
-        witness.path.mkdir()
-        with pytest.raises(PrivacyError, match="XDG_STATE_HOME"):
+        spoil(witness, monkeypatch)
+        with pytest.raises(PrivacyError, match=said):
             charge(ledger, 0)
         with pytest.raises(PrivacyError, match="closed"):  # not even what was charged
             ledger.lookup("m0", "r")
-    witness.path.rmdir()
+    monkeypatch.undo()
+    if witness.path.is_dir():
+        witness.path.rmdir()
     with Ledger.open(path, Witness(witness.path)) as ledger:
         assert ledger.lookup("m0", "r") == b"reply"  # charged once, and answered from there
         assert witness.mark().counter == 1
+
+
+needs_locks = pytest.mark.skipif(os.name == "nt", reason="Windows has no such lock")
+
+
+@pytest.fixture
+def copy(path, witness, tmp_path):
+    """A copy of the holder's folder, with one charge in it and the same witness."""
+    filled(path, witness, 0)
+    shutil.copy(path, tmp_path / "copy.ledger")
+    return tmp_path / "copy.ledger"
+
+
+@needs_locks
+def test_of_two_copies_of_a_ledger_one_is_open_at_a_time(path, copy, witness):
+    with Ledger.open(path, witness) as ledger:
+        with pytest.raises(LedgerBusyError, match=r"own\.json is in use by another client"):
+            Ledger.open(copy, Witness(witness.path))
+        with Ledger.open(copy):  # its own lock was let go of
+            pass
+        charge(ledger, 1)
+    with pytest.raises(PrivacyError, match="rolled back: it ends at entry 1"):
+        Ledger.open(copy, Witness(witness.path))
+
+
+@needs_locks
+def test_a_ledger_that_fails_lets_go_of_its_witness(path, witness):
+    filled(path, witness, 0)
+    mark = witness.path.read_bytes()
+    witness.path.write_text("{")
+    with pytest.raises(PrivacyError, match="cannot be read"):
+        Ledger.open(path, witness)
+    witness.path.write_bytes(mark)
+    filled(path, Witness(witness.path), 1)
+
+
+def test_a_mark_that_another_has_moved_is_left_and_nothing_is_answered(path, copy, witness):
+    """Where the lock is not kept, as on Windows: each of two copies has a budget of its own."""
+    lock = witness.path.with_name(f"{witness.path.name}.lock")
+    with Ledger.open(path, witness) as one:
+        lock.unlink(missing_ok=True)  # what it holds is found by nobody
+        with Ledger.open(copy, Witness(witness.path)) as other:
+            charge(other, 1)
+            moved = witness.path.read_bytes()
+            with pytest.raises(PrivacyError, match="changed by another client"):
+                charge(one, 2)
+            with pytest.raises(PrivacyError, match="closed"):
+                one.lookup("m2", "r")
+            assert witness.path.read_bytes() == moved
+            charge(other, 3)
+    with pytest.raises(PrivacyError, match="rolled back: it ends at entry 2"):
+        Ledger.open(path, Witness(witness.path))
 
 
 @pytest.mark.parametrize(

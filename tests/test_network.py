@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from credit_client.heads import OwnHeads
 from credit_client.identity import Identity
 from credit_client.ledger import Ledger
 from credit_client.link import CLOSE_SECONDS, Link
+from credit_client.participate import Terms, participate
 from credit_common import federation_pb2 as pb
 from credit_common.bundle import Bundle
 from credit_common.certificates import Subject, load_certificate, load_request
@@ -37,6 +39,8 @@ from credit_common.contract import parse_contract
 from credit_common.errors import CreditError, LinkError, PrivacyError, TrustError
 from credit_common.events import Histogram
 from credit_common.protocol import SERVICE
+from credit_common.release import open_release
+from credit_common.text import wide_width
 from credit_common.wire import SET_ASIDE, adapter_reply, array_record, pack, request_arrays
 from credit_server.authority import create_authority, issue_holder
 from credit_server.enrol import Registry, enrol, revoke
@@ -667,6 +671,45 @@ def test_a_holder_asks_at_least_twice_while_a_round_waits_for_it(net, monkeypatc
         assert time.monotonic() - came < net.contract.federation.grace_seconds
         again.finish(FINISHED)
         holder.join()
+
+
+def test_a_run_that_ends_with_other_rounds_than_the_contracts_leaves_no_release(tmp_path, net):
+    """Whatever was answered: the release would tell the epsilon of the rounds that are told."""
+    text = net.text.replace("[model]", '[model]\ntrain = ["wide"]')
+    net = Net(tmp_path / "wide", text, ("a",))
+    width = wide_width(net.contract)
+    end = pb.Finished(
+        holders=3,
+        adapter=pack({"wide.weight": np.zeros((1, width), np.float32)}),
+        created="2026-01-02T03:04:05+00:00",
+    )
+    shard = tmp_path / "shard.csv"
+    shard.write_text(
+        "user,age,income,tenure,home,job,note,at,orders,sex,defaulted\n"
+        + "".join(f"u{i},30,20,3,P,clerk,late,2024-01-05,[],f,{i % 2}\n" for i in range(20))
+    )
+    for rounds in (1, 4, 0, 3):
+        grid = net.grid()
+        end.rounds = rounds
+        with net.serve(grid) as address, ThreadPoolExecutor(1) as pool:
+            done = pool.submit(
+                participate,
+                net.holders["a"],
+                shard,
+                address,
+                terms=Terms(),
+                tell=lambda event, **facts: None,
+            )
+            until(lambda: grid._here() or done.done(), ENOUGH)  # noqa: B023
+            grid.finish(end)
+            if rounds == 3:
+                assert open_release(done.result(ENOUGH)).facts.rounds == 3
+            else:
+                with pytest.raises(
+                    LinkError, match=rf"rounds = {rounds}: must be the contract's 3"
+                ):
+                    done.result(ENOUGH)
+                assert not (net.holders["a"].home / "releases").exists()
 
 
 def test_a_slow_holder_is_left_out_and_takes_part_again(net):

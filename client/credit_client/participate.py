@@ -175,6 +175,7 @@ def _take_part(
             on_waiting=lambda reason, seconds: tell("waiting", reason=reason, seconds=seconds),
             on_answered=answered,
         )
+    _check_whole(contract, finished)
     spent = _told(ledger, contract) if private else None
     schedule = schedule_epsilon(contract, finished.rounds)
     edges = unpack_adapter(finished.edges) if contract.federated_fields else {}
@@ -199,6 +200,19 @@ def _take_part(
     )
     tell("done", release=folder, epsilon=spent, delta=contract.privacy.delta)
     return folder
+
+
+def _check_whole(contract: Contract, finished: pb.Finished) -> None:
+    """Refuse the end of a run before its last round: its release would tell too little ε.
+
+    A coordinator ends a run with all rounds or with an error; what it says of them is its word.
+    """
+    rounds = contract.training.rounds
+    if finished.rounds != rounds:
+        raise LinkError(
+            f"the coordinator ended the run with rounds = {finished.rounds}: must be the "
+            f"contract's {rounds}; no release was written"
+        )
 
 
 def _told(ledger: Ledger, contract: Contract) -> float | None:

@@ -84,6 +84,9 @@ class Spend:
 class Outlook:
     """What a ledger has spent, and would have spent at the end of a contract's schedule.
 
+    Where entries were lost, what was spent is unknown; then every ε here is of the entries that are
+    left, by which the ledger refuses.
+
     Attributes:
         spent: So far, under all contracts.
         rounds, evaluations, statistics: Charged so far under this very contract.
@@ -91,6 +94,7 @@ class Outlook:
         rest_to_come: As if those were that this contract has not been charged for.
         accounts_add: Whether a user may be on both sides of the split: now, or as soon as this
             contract's salt and hold-out fraction are used.
+        overrides: How often a person signed for lost entries.
     """
 
     spent: Spend
@@ -100,6 +104,7 @@ class Outlook:
     rest_to_come: Spend
     accounts_add: bool
     statistics: int = 0
+    overrides: int = 0
 
 
 def sendings(contract: Contract, plan: MechanismPlan) -> tuple[Sending, ...]:
@@ -203,6 +208,7 @@ def ledger_outlook(
         ),
         accounts_add=add,
         statistics=charged["statistics"],
+        overrides=balance.signed,
     )
 
 

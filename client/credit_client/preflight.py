@@ -238,6 +238,11 @@ def _on_ledger(outlook: Outlook | None, plan: MechanismPlan) -> Iterator[str]:
             "there, since what was spent counts"
         )
         return
+    if outlook.overrides:
+        yield (
+            "entries of the ledger were lost, and a person signed for that: what your users have "
+            "spent is unknown. The budget is kept by the entries that are left"
+        )
     if outlook.accounts_add:
         yield (
             "users were split in another way before, so that one may be on both sides: what is "

@@ -23,10 +23,15 @@ _COUNTED_FIELD = (
 
 
 def as_json(preflight: Preflight) -> dict[str, Any]:
-    """The preflight for programs, by the names of its attributes; what is infinite is null."""
+    """The preflight for programs, by the names of its attributes.
+
+    What is infinite is null, and so is what is unknown since the ledger lost entries.
+    """
     text = json.dumps(dataclasses.asdict(preflight))
     plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
     del plain["contract"]
+    if preflight.ledger is not None and preflight.ledger.overrides:
+        plain["ledger"] |= dict.fromkeys(("spent", "all_to_come", "rest_to_come"))
     return {
         "format": 1,
         "federation": preflight.contract.federation.name,
@@ -215,10 +220,11 @@ def _spent(preflight: Preflight) -> Iterator[str]:
         rounds = max(plan.rounds - ledger.rounds, 0)
         evaluations = max(plan.evaluations - ledger.evaluations, 0)
         rest = f"your ledger, if the other {rounds} rounds and {evaluations} evaluations come"
-        rows.append(("your ledger so far, over all contracts", *_three(ledger.spent)))
-        rows.append(("your ledger, if all rounds were still to come", *_three(ledger.all_to_come)))
+        told = _three if not ledger.overrides else _unknown
+        rows.append(("your ledger so far, over all contracts", *told(ledger.spent)))
+        rows.append(("your ledger, if all rounds were still to come", *told(ledger.all_to_come)))
         if ledger.rounds or ledger.evaluations or ledger.statistics:
-            rows.append((rest, *_three(ledger.rest_to_come)))
+            rows.append((rest, *told(ledger.rest_to_come)))
     rows.append(("budget: past it the ledger refuses", "", "", up(plan.epsilon)))
     heads = ("<epsilon", ">training user", ">hold-out user", ">any user")
     yield from table(heads, (52, 13, 13, 9), rows)
@@ -241,6 +247,11 @@ def _column(name: str, column: str) -> str:
 
 def _three(spend: Spend) -> tuple[str, str, str]:
     return up(spend.train), up(spend.holdout), up(spend.any)
+
+
+def _unknown(spend: Spend) -> tuple[str, str, str]:
+    """In place of what the entries that are left add up to."""
+    return "unknown", "unknown", "unknown"
 
 
 def _pair(name: str, words: str) -> list[str]:

@@ -7,10 +7,12 @@ import re
 
 import pytest
 
+from credit_client.chain import canonical
 from credit_client.ledger import Ledger
 from credit_client.mapping import ShardMapping
 from credit_client.preflight import inspect
 from credit_client.preflight_text import as_json, show
+from credit_common.events import Histogram
 from credit_common.fields import IdentifierField, NumberField
 
 ROW = {
@@ -24,7 +26,7 @@ BY_KIND = {"binary": "1", "multiclass": "a", "regression": "7"}
 def look(contract, tmp_path):
     """A preflight of forty users, with keys of the contract's parts and the columns changed."""
 
-    def make(contract=contract, *, label="1", columns=(), n=40, **options):
+    def make(contract=contract, *, label="1", columns=(), n=40, before=None, **options):
         names = [*ROW, *columns]
         path = tmp_path / "shard.csv"
         with path.open("w", newline="") as file:
@@ -36,6 +38,8 @@ def look(contract, tmp_path):
                 for i in range(n)
             )
         with Ledger.in_memory() as ledger:
+            if before is not None:
+                before(ledger)
             return inspect(contract, path, size_class="small", ledger=ledger, **options)
 
     return make
@@ -239,6 +243,41 @@ def test_rounds_already_charged_have_a_line_of_their_own(look):
     table = epsilons(page(dataclasses.replace(found, ledger=ledger)))
     assert table["your ledger, if the other 1 rounds and 1 evaluations come"][2] == 1.24
     assert "your ledger, if all rounds were still to come" in table
+
+
+def lost(ledger):
+    """Something was charged, more was lost, and a person signed for that."""
+    ledger.charge(
+        "holdout",
+        Histogram(noise_multiplier=2.0),
+        contract_digest="c",
+        message_id="m",
+        request_digest="r",
+        reply=b"",
+        budget_epsilon=4.0,
+        delta=1e-5,
+    )
+    ledger.override(canonical({"counter": 9, "reason": "the disk broke"}), 9)
+
+
+def test_after_lost_entries_no_epsilon_of_the_ledger_is_told(look):
+    whole, found = look(), look(before=lost)
+    assert (whole.ledger.overrides, found.ledger.overrides) == (0, 1)
+    rows = [row for row in lines_of(page(found), "WHAT CAN BE TOLD") if "your ledger" in row]
+    assert len(rows) == 2
+    assert all(row.split()[-3:] == ["unknown"] * 3 for row in rows)
+    assert max(map(len, page(found).splitlines())) <= 100
+    told = as_json(found)["ledger"]
+    assert (told["spent"], told["all_to_come"], told["rest_to_come"]) == (None, None, None)
+    assert told["overrides"] == 1
+    (remark,) = set(found.remarks) - set(whole.remarks) - added(found)
+    assert "entries of the ledger were lost" in remark
+    assert "unknown" not in page(whole)
+
+
+def added(preflight):
+    """Remarks on accounts that add up, which is another matter."""
+    return {remark for remark in preflight.remarks if "adds up" in remark}
 
 
 def test_a_page_goes_to_stdout_unless_told_otherwise(look, capsys):

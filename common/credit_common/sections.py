@@ -24,6 +24,9 @@ Upload = Literal["float32", "bfloat16", "int8"]
 Aggregation = Literal["mean", "trimmed_mean", "median", "multi_krum"]
 """How the coordinator makes one change of a round's; see `credit_server.robust`."""
 
+LARGEST_DELTA = 1e-3
+"""Beyond, δ itself would be a chance that something happens to a user."""
+
 DROPOUT_REASON = (
     "dropout is refused: it makes frozen layers random, so that they cannot be computed once and "
     "kept, and under per-example clipping its noise costs accuracy without protecting anyone; "
@@ -286,7 +289,8 @@ class Privacy:
     def __post_init__(self) -> None:
         ok = self.epsilon is None or 0 < self.epsilon <= 50
         require(ok, "privacy.epsilon", self.epsilon, "inside (0, 50], or absent for no privacy")
-        require(0 < self.delta <= 1e-3, "privacy.delta", self.delta, "inside (0, 0.001]")
+        ok = 0 < self.delta <= LARGEST_DELTA
+        require(ok, "privacy.delta", self.delta, f"inside (0, {LARGEST_DELTA:g}]")
         ok = 0 < self.clip_norm <= 1e6
         require(ok, "privacy.clip_norm", self.clip_norm, "inside (0, 1000000]")
         sigma = self.noise_multiplier

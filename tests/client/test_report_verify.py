@@ -435,6 +435,19 @@ def test_a_delta_that_is_none_is_refused(good, check, delta):
         check({**good, "delta": delta})
 
 
+@pytest.mark.parametrize("delta", [0.9, 0.5, 0.0011])
+@pytest.mark.usefixtures("without_prv")
+def test_a_delta_that_no_contract_may_have_hides_nothing(enrolled, answer, check, delta):
+    """At δ = 0.9 every ε is 0: such a report is true of its entries, and says nothing."""
+    identity = enrolled()
+    object.__setattr__(identity.bundle.contract.privacy, "delta", delta)
+    answer(identity, *ROUNDS[:2])
+    report = reported(identity)
+    assert report["delta"] == delta
+    with pytest.raises(PrivacyError, match=rf"delta = {delta}: must be inside \[1e-12, 0\.001\]"):
+        check(report)
+
+
 @pytest.mark.parametrize("name", ["releases", "signature", "epsilon", "ledger_head", "mechanism"])
 def test_a_report_with_a_part_cut_out_is_none(good, check, name):
     report = {key: value for key, value in good.items() if key != name}

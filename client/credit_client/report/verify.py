@@ -33,6 +33,7 @@ from credit_client.report.retold import meaning_problems, retold_problems
 from credit_common.bundle import read_object
 from credit_common.certificates import fingerprint, is_signed
 from credit_common.errors import CreditError, PrivacyError
+from credit_common.sections import LARGEST_DELTA
 
 SHARED = ("2", "3", "5")
 """Numbers of holders for which a report tells ε of a user of all of them."""
@@ -96,8 +97,9 @@ def verify_report(path: Path) -> Verdict:
 
 def _verdict(report: dict[str, Any]) -> Verdict:
     delta = float(report["delta"])
-    if not 1e-12 <= delta < 1:
-        raise PrivacyError(f"delta = {delta!r}: must be inside [1e-12, 1)")
+    # At a large one every ε is small: a contract's bound is a report's too.
+    if not 1e-12 <= delta <= LARGEST_DELTA:
+        raise PrivacyError(f"delta = {delta!r}: must be inside [1e-12, {LARGEST_DELTA:g}]")
     entries: Spent = report["releases"]
     problems = _signature(report) + chain_problems(entries, report["ledger_head"])
     counted = recount(entries)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from credit_client.chain import Entry
 from credit_common.errors import PrivacyError
@@ -60,9 +60,10 @@ class Manifest:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = Sent(time=now, message=message, bytes=size, **facts)
         try:
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(handle, "a", encoding="utf-8") as file:
-                file.write(json.dumps(vars(line)) + "\n")
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(handle, "a+b") as file:
+                _cut_half_line(file)
+                file.write(json.dumps(vars(line)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -91,6 +92,21 @@ class Manifest:
         except (ValueError, TypeError):
             pass
         raise PrivacyError(f"{self.path} line {number} is damaged")
+
+
+def _cut_half_line(file: BinaryIO) -> None:
+    """Take away what a full disk or a crash left behind the last line; its message stayed here.
+
+    The next line would else be written onto it, and neither could be read.
+    """
+    if file.seek(0, os.SEEK_END) == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    os.fsync(file.fileno())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,18 @@ def test_half_a_line_that_a_crash_left_is_no_message(manifest, ledger):
     assert manifest.lines() == whole
 
 
+@pytest.mark.parametrize("left", ['{"time": "2026', "{", "\0" * 40, '{"a": 1}'])
+@pytest.mark.parametrize("before", [0, 2])
+def test_after_half_a_line_the_next_message_has_a_line_of_its_own(manifest, before, left):
+    for number in range(before):
+        manifest.add("greeting", number)
+    with manifest.path.open("a") as file:
+        file.write(left)
+    manifest.add("refusal", 7, message_id="m", round=1)
+    manifest.add("greeting", 8)
+    assert [line.bytes for line in manifest.lines()] == [*range(before), 7, 8]
+
+
 @pytest.mark.parametrize("line", ["x", "{}", "[]", '{"time": 1}', "null"])
 def test_a_damaged_line_is_named(manifest, line):
     manifest.path.write_text(line + "\n")

@@ -22,7 +22,7 @@ from credit_common.errors import CreditError, LedgerBusyError, PrivacyError
 from credit_common.fetch import write_atomically
 from credit_common.lock import hold
 
-LASTS = "set XDG_STATE_HOME to a folder that lasts"
+LASTS = "set XDG_STATE_HOME to the absolute path of a folder that lasts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,13 @@ class Mark:
 
 
 def state_folder() -> Path:
-    """Where witnesses lie: credit-federation/witness in the user's state folder."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    root = Path(base) if base else Path.home() / ".local" / "state"
+    """Where witnesses lie: credit-federation/witness in the user's state folder.
+
+    A relative $XDG_STATE_HOME is ignored, as its specification says: there would be a witness for
+    each folder that the client is started in.
+    """
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    root = base if base.is_absolute() else Path.home() / ".local" / "state"
     return root / "credit-federation" / "witness"
 
 

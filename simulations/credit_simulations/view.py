@@ -148,7 +148,7 @@ def demo_summary(result: DemoResult) -> None:
         f"\n\nnext:\n  {commands}flower-server status --home {home}/coordinator"
         f"\n  {commands}credit-client score --release {_short(result.live.release)} "
         f"--shard {_short(result.shard)} --out all-scores.csv"
-        f"\n  XDG_STATE_HOME={home}/state {commands}credit-client report "
+        f"\n  XDG_STATE_HOME={result.home.absolute()}/state {commands}credit-client report "
         f"--home {_short(result.shard.parent)}"
         '\n  on two machines: README, section "Two machines"'
         f"\n\n{result.seconds:.0f} s in all"

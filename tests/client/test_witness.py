@@ -190,6 +190,10 @@ def test_a_hash_that_is_none_is_refused(path, witness):
 def test_it_lies_in_the_users_state_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert state_folder() == tmp_path / "credit-federation" / "witness"
-    monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert str(state_folder()) == "/home/somebody/.local/state/credit-federation/witness"
+    for ignored in ("", "state", "./state", "../state", None):  # not a folder, or one of many
+        if ignored is None:
+            monkeypatch.delenv("XDG_STATE_HOME")
+        else:
+            monkeypatch.setenv("XDG_STATE_HOME", ignored)
+        assert str(state_folder()) == "/home/somebody/.local/state/credit-federation/witness"

@@ -26,6 +26,7 @@ from credit_client.cache_cli import add_cache_options, add_forget, cache_of, for
 from credit_client.records_cli import add_record_commands
 from credit_client.score_cli import add_score_commands
 from credit_client.serve_cli import add_serve
+from credit_client.terminal import up
 from credit_client.validate_cli import add_validate
 from credit_common.bundle import parse_address, read_bundle
 from credit_common.certificates import request_fingerprint
@@ -247,11 +248,11 @@ def _tell_text(event: str, **facts: Any) -> None:
     elif event == "waiting":
         line = f"{facts['reason']}; trying again in {facts['seconds']:.0f} s (Ctrl-C ends)"
     elif event == "answered":
-        spent = "" if facts["epsilon"] is None else f", ε {facts['epsilon']:.2f} spent"
+        spent = "" if facts["epsilon"] is None else f", ε {up(facts['epsilon'])} spent"
         what = "refused" if facts["refused"] else "answered"
         line = f"round {facts['round']}: {facts['kind']} {what}{spent}"
     else:
-        spent = "" if facts["epsilon"] is None else f"ε {facts['epsilon']:.2f} spent in all; "
+        spent = "" if facts["epsilon"] is None else f"ε {up(facts['epsilon'])} spent in all; "
         line = f"done: {spent}release in {facts['release']}"
     print(line, file=sys.stderr, flush=True)
 

@@ -202,14 +202,15 @@ def check_claim(contract: Contract, facts: Facts) -> None:
             )
 
 
-def told_epsilon(value: float) -> str:
-    """ε to three decimals, rounded up: what is told is never less than what was spent.
+def told_epsilon(value: float, decimals: int = 3) -> str:
+    """ε rounded up: what is told is never less than what was spent.
 
     Example:
-        >>> told_epsilon(7.93041)
-        '7.931'
+        >>> told_epsilon(7.93041), told_epsilon(7.93041, 2)
+        ('7.931', '7.94')
     """
-    return f"{math.ceil(value * 1000) / 1000:.3f}"
+    unit = 10**decimals
+    return f"{math.ceil(value * unit) / unit:.{decimals}f}"
 
 
 def promise(contract: Contract, facts: Facts) -> str:

@@ -213,7 +213,7 @@ class _History:
             **self.figures(done),
             psi=self._psi(done),
             set_aside=done.set_aside,
-            epsilon=spent and spent[0],
+            epsilon=spent and max(spent),  # of any user: training or hold-out
             seconds=now - self._since,
         )
         self._since = now

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from credit_common.bundle import read_object
+from credit_common.claim import told_epsilon
 from credit_common.errors import CreditError
 from credit_common.fetch import write_atomically
 from credit_server.enrol import Registry
@@ -131,7 +132,7 @@ def _line(event: str, facts: Mapping[str, Any]) -> str:
             + _between(facts.get("intervals", {}).get(name))
             for name, value in list(facts["figures"].items())[:2]
         )
-        spent = "none" if facts["epsilon"] is None else f"{facts['epsilon']:.2f}"
+        spent = "none" if facts["epsilon"] is None else told_epsilon(facts["epsilon"], 2)
         return (
             f"round {facts['round']:>3}/{facts['rounds']}  {facts['holders']} holders  "
             f"ε {spent}  {facts['seconds']:.1f} s  {figures}".rstrip()

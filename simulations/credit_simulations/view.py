@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from credit_common.claim import told_epsilon
 from credit_common.contract import Contract
 from credit_common.errors import CreditError
 from credit_common.extras import install
@@ -91,7 +92,7 @@ class RunView:
             table.add_column(column, justify="left" if column == "arm" else "right")
         for name, line in self._lines[-SHOWN_ROUNDS:]:
             values = [f"{line.figures[f]:.3f}" if f in line.figures else "" for f in figures]
-            spent = f"{line.epsilon:.2f}" if math.isfinite(line.epsilon) else "none"
+            spent = told_epsilon(line.epsilon, 2) if math.isfinite(line.epsilon) else "none"
             table.add_row(name, f"{line.round}/{rounds}", str(line.holders), *values, spent)
         self._live.update(table)
 
@@ -107,7 +108,7 @@ def summary(result: RunResult) -> None:
         table.add_row(
             str(row["arm"]) + (f" x{row['draws']}" if row["draws"] > 1 else ""),
             MEANING[str(row["arm"])],
-            "none" if pd.isna(row["epsilon"]) else f"{row['epsilon']:.2f}",
+            "none" if pd.isna(row["epsilon"]) else told_epsilon(row["epsilon"], 2),
             *("" if pd.isna(row[f]) else f"{row[f]:.4f}" for f in figures),
             f"{row['bytes_up'] / 1024:.0f}" if row["bytes_up"] else "",
             f"{row['seconds']:.1f}",
@@ -207,7 +208,7 @@ def write_markdown(result: RunResult) -> None:
     print("|---|---" + "|---:" * (1 + len(figures)) + "|")
     for row in means.to_dict("records"):
         values = ["" if pd.isna(row[f]) else f"{row[f]:.4f}" for f in figures]
-        spent = "none" if pd.isna(row["epsilon"]) else f"{row['epsilon']:.2f}"
+        spent = "none" if pd.isna(row["epsilon"]) else told_epsilon(row["epsilon"], 2)
         print(f"| {' | '.join([str(row['arm']), MEANING[str(row['arm'])], spent, *values])} |")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from credit_common.bundle import Bundle
-from credit_common.claim import released_figures, released_groups
+from credit_common.claim import released_figures, released_groups, schedule_epsilon
 from credit_common.contract import parse_contract
 from credit_common.errors import LinkError, WireError
 from credit_common.evaluation import read_released
@@ -87,6 +87,26 @@ def test_the_last_round_tells_how_groups_fare_and_the_scores_are_read_as_before(
     assert gaps.parity_ratio.value == 1
     with pytest.raises(WireError, match="the contract's 62 bins"):
         released_groups(contract, dataclasses.replace(facts, histogram=facts_rows(seen)))
+
+
+def test_a_round_tells_the_larger_epsilon_of_training_and_hold_out_users(contract_text):
+    larger = []
+    for sigma in ("0.9", "20.0"):
+        contract = parse_contract(
+            contract_text.replace("[evaluation]\nnoise_multiplier = 2.0", EVERY.format(sigma))
+        )
+        events = []
+        history = _History(contract, lambda event, events=events, **facts: events.append(facts))
+        history.begin()
+        for round_ in (1, 2, 3):
+            history.add(report(round_, counts(contract, 0)))
+            train, holdout = schedule_epsilon(contract, round_)
+            assert events[-1]["epsilon"] == max(train, holdout)
+        larger.append(holdout > train)
+    assert larger == [True, False]
+
+
+EVERY = "[evaluation]\nevery = 1\nnoise_multiplier = {}"
 
 
 def facts_rows(table):

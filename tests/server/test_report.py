@@ -35,7 +35,7 @@ EVENTS = {
         "figures": {"auc": 0.71234, "ks": float("nan"), "gini": 0.42468},
         "intervals": {"auc": [0.70456, 0.72], "ks": [float("nan"), 1.0], "gini": [0.409, 0.44]},
         "psi": None,
-        "epsilon": 1.2345,
+        "epsilon": 1.2301,
         "seconds": 0.26,
     },
     "done": {
@@ -53,7 +53,7 @@ LINES = {
     "resumed": "goes on after round 2 of 30",
     "waiting": "waiting for holders: 1 of 3 enrolled are here, at least 2 are needed; "
     "missing: books, shoes",
-    "round": "round   2/30  3 holders  ε 1.23  0.3 s  auc 0.7123 [0.7046, 0.7200]  ks nan",
+    "round": "round   2/30  3 holders  ε 1.24  0.3 s  auc 0.7123 [0.7046, 0.7200]  ks nan",
     "done": "done: 30 rounds in 62 s; releases/1",
     "failed": "failed: 1 holders are connected, the contract needs 2",
 }

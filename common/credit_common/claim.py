@@ -174,8 +174,12 @@ def schedule_epsilon(contract: Contract, rounds: int) -> tuple[float, float] | N
     return epsilon(trained, delta), epsilon(counted, delta)
 
 
-def check_claim(contract: Contract, facts: Facts) -> None:
+def check_claim(contract: Contract, facts: Facts, slack: float = 1e-6) -> None:
     """Refuse facts that claim more privacy than the contract's schedule gives.
+
+    Args:
+        slack: Share by which an ε may be below the one computed here; by default what another
+            machine's floating point may do.
 
     Raises:
         PrivacyError: If there are more rounds than the contract's, an ε is below what they spend or
@@ -195,7 +199,7 @@ def check_claim(contract: Contract, facts: Facts) -> None:
         return
     claims = {"epsilon": facts.epsilon, "holdout_epsilon": facts.holdout_epsilon}
     for (name, claimed), least in zip(claims.items(), spent, strict=True):
-        if claimed < least * (1 - 1e-6):
+        if claimed < least * (1 - slack):
             raise PrivacyError(
                 f"facts.{name} = {claimed:g}: {facts.rounds} rounds of this contract spend "
                 f"{told_epsilon(least)}"

@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file, save
 
 from credit_common.backbone import resolve_backbone
-from credit_common.claim import Facts, schedule_epsilon
+from credit_common.claim import Facts, facts_to_json, schedule_epsilon
 from credit_common.contract import parse_contract
 from credit_common.errors import ContractError, CreditError, PrivacyError, TrustError, WireError
 from credit_common.evaluation import read_released, rows_of
@@ -343,6 +343,32 @@ def test_a_figure_that_is_not_in_the_histogram_cannot_be_told(released):
     reseal(folder, facts=other)
     with pytest.raises(WireError, match="its intervals are not those"):
         open_release(folder)
+
+
+@pytest.mark.parametrize("name", ["epsilon", "holdout_epsilon"])
+def test_a_release_that_tells_less_epsilon_than_its_rounds_spent_is_not_opened(released, name):
+    folder, own, _ = released()
+    told = facts_to_json(facts_for(own.contract, rounds=3))
+    assert told[name] > 0
+    for share in (0.99, 0.5, 0.0):
+        reseal(folder, facts=told | {name: told[name] * share})
+        with pytest.raises(WireError, match=rf"release\.json: facts\.{name} = .*contract spend"):
+            open_release(folder)
+    for share in (0.9995, 1.5):  # another version of the accountant, or a looser bound
+        reseal(folder, facts=told | {name: told[name] * share})
+        assert vars(open_release(folder).facts)[name] == told[name] * share
+
+
+def test_a_release_whose_facts_are_not_the_contracts_is_not_opened(released):
+    folder, _, _ = released()
+    told = json.loads((folder / "release.json").read_text())["facts"]
+    for changes, match in (
+        ({"rounds": 4}, r"facts\.rounds = 4: the contract has 3"),
+        ({"epsilon": None, "holdout_epsilon": None}, "if and only if the contract has one"),
+    ):
+        reseal(folder, facts=told | changes)
+        with pytest.raises(WireError, match=match):
+            open_release(folder)
 
 
 def test_a_histogram_of_other_bins_is_not_the_contracts(

@@ -20,24 +20,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 @pytest.fixture(scope="module")
 def made(federation_file, model_for, shaken, tmp_path_factory):
-    """Two releases of one contract, wide part alone."""
+    """Two releases of one contract, wide part alone, and one of another."""
     from credit_common.claim import Facts, schedule_epsilon
     from credit_common.contract import parse_contract
     from credit_common.release import write_release
 
     folder = tmp_path_factory.mktemp("made")
-    text = federation_file(model={"train": ["wide"]})
-    own = model_for(parse_contract(text))
-    spent = schedule_epsilon(own.contract, 1)
-    facts = Facts(
-        rounds=1,
-        holders=2,
-        epsilon=spent[0],
-        holdout_epsilon=spent[1],
-        created="2025-01-02T03:04:05Z",
-    )
-    for seed in (1, 2):
-        write_release(folder / f"{seed:03}", text, own, shaken(own, seed), facts)
+    for name, seed, task in (("001", 1, {}), ("002", 2, {}), ("other", 3, {"base_rate": 0.3})):
+        text = federation_file(model={"train": ["wide"]}, task=task)
+        own = model_for(parse_contract(text))
+        spent = schedule_epsilon(own.contract, 1)
+        facts = Facts(
+            rounds=1,
+            holders=2,
+            epsilon=spent[0],
+            holdout_epsilon=spent[1],
+            created="2025-01-02T03:04:05Z",
+        )
+        write_release(folder / name, text, own, shaken(own, seed), facts)
     return folder
 
 
@@ -162,6 +162,28 @@ def test_workers_share_their_figures_come_back_and_end_in_order(made, command, t
     assert "Traceback" not in err
     assert PROBE not in err
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_one_contract_is_served_whichever_worker_answers(made, command, tmp_path):
+    releases = tmp_path / "releases"
+    shutil.copytree(made / "001", releases / "001")
+    serve = command("--release", releases, "--port", 0, "--workers", 2, "--rate", 0)
+    until(serve.workers)
+    time.sleep(0.3)
+    assert len(serve.workers()) == 1  # the others begin with the contract that it has opened
+    served = serve.ready()["release"]
+    first = serve.workers()
+    assert len(first) == 2
+    shutil.copytree(made / "other", releases / ".2").rename(releases / "002")
+    for worker in first:
+        os.kill(worker, signal.SIGKILL)
+    until(lambda: len(serve.workers()) == 2 and not set(first) & set(serve.workers()))
+    answers = [serve.ask("POST", "/v1/score", None, json=RECORD).json() for _ in range(20)]
+    assert {answer["release"] for answer in answers} == {served}
+    code, _, err = serve.end(signal.SIGTERM)
+    assert code == 0
+    assert "passed by" in err
 
 
 @pytest.mark.slow

@@ -60,20 +60,23 @@ def supervise(settings: Settings, tell: Tell) -> int:
 class _Worker:
     """A process and the channel that it says it is ready by."""
 
-    def __init__(self, settings: Settings, listening: socket.socket, shared: Path) -> None:
+    def __init__(
+        self, settings: Settings, listening: socket.socket, shared: Path, contract: str | None
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.channel, its = context.Pipe()
-        self.process = context.Process(target=_work, args=(settings, listening, its, shared))
+        own = (settings, listening, its, shared, contract)
+        self.process = context.Process(target=_work, args=own)
         self.process.start()
         its.close()  # so that either side sees the other's end
         self.digest: str | None = None
         """Of the release that it began with, once it is ready."""
 
-    def said(self) -> tuple[str, str] | None:
+    def said(self) -> tuple[str, ...] | None:
         """What it has said since, if anything."""
         with suppress(EOFError, OSError):
             if self.channel.poll():
-                message: tuple[str, str] = self.channel.recv()
+                message: tuple[str, ...] = self.channel.recv()
                 return message
         return None
 
@@ -86,10 +89,16 @@ class _Worker:
         self.process.close()
 
 
-def _work(settings: Settings, listening: socket.socket, channel: Connection, shared: Path) -> None:
+def _work(
+    settings: Settings,
+    listening: socket.socket,
+    channel: Connection,
+    shared: Path,
+    contract: str | None,
+) -> None:
     from credit_client.service.worker import run_worker
 
-    run_worker(settings, listening, channel, shared)
+    run_worker(settings, listening, channel, shared, contract)
 
 
 class _Supervisor:
@@ -99,6 +108,7 @@ class _Supervisor:
         self._settings, self._listening, self._shared = settings, listening, shared
         self._tell = tell
         self._workers: list[_Worker] = []
+        self._contract: str | None = None  # of the first release that a worker had ready
         self._started = False
         self._pause = FIRST_PAUSE
         self._due: list[float] = []  # when dead workers are started anew
@@ -106,8 +116,9 @@ class _Supervisor:
     def run(self) -> int:
         with _signals() as heard:
             try:
-                for _ in range(self._settings.workers):
-                    self._start()
+                # The first alone: the others, and those that take a dead one's place, are to serve
+                # its contract, whatever lies there by then.
+                self._start()
                 ended_by = self._watch(heard)
             finally:
                 self._stop(heard)
@@ -116,7 +127,8 @@ class _Supervisor:
         return 0
 
     def _start(self) -> None:
-        self._workers.append(_Worker(self._settings, self._listening, self._shared))
+        worker = _Worker(self._settings, self._listening, self._shared, self._contract)
+        self._workers.append(worker)
 
     def _watch(self, heard: int) -> int:
         """Until a signal that ends the service; returns which."""
@@ -148,6 +160,10 @@ class _Supervisor:
         if said is not None and said[0] == "ready":
             worker.digest = said[1]
             self._pause = FIRST_PAUSE
+            if self._contract is None:
+                self._contract = said[2]
+                for _ in range(self._settings.workers - 1):
+                    self._start()
             ready = [own for own in self._workers if own.digest is not None]
             if not self._started and len(ready) == self._settings.workers:
                 self._started = True

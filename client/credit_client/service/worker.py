@@ -26,7 +26,7 @@ from credit_client.service.serving import Serving
 from credit_client.service.settings import Settings
 from credit_client.service.watch import Watch
 from credit_common.command import log_to_stderr
-from credit_common.errors import CreditError
+from credit_common.errors import CreditError, WireError
 from credit_common.release import Release
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,14 @@ class Parts:
     watch: Watch
 
 
-def assemble(settings: Settings, shared: Path) -> Parts:
+def assemble(settings: Settings, shared: Path, contract: str | None = None) -> Parts:
     """Open the newest release and put a worker together.
 
     Args:
         settings: Of the service.
         shared: Folder of the files that its workers have in common.
+        contract: Digest of the one that is served; releases of others are passed by. None where
+            nothing is served yet.
 
     Raises:
         CreditError: If a release, a token or a certificate cannot be used.
@@ -56,8 +58,16 @@ def assemble(settings: Settings, shared: Path) -> Parts:
     def open_(release: Release) -> Opened:
         return open_scorer(release, settings)
 
+    def open_served(release: Release) -> Opened:
+        if contract is not None and release.contract.digest != contract:
+            raise WireError(
+                f"{release.folder}: its contract is {release.contract.digest[:12]}, served is "
+                f"{contract[:12]}; start the service anew for it"
+            )
+        return open_(release)
+
     tokens = read_tokens(settings.token_file) if settings.token_file else ()
-    place, opened = open_newest(settings.release, open_)
+    place, opened = open_newest(settings.release, open_served)
     figures = Figures()
     serving = Serving(opened, settings, figures)
     buckets = Buckets(shared / "buckets", rate=settings.rate, burst=settings.burst)
@@ -85,11 +95,16 @@ async def serve(parts: Parts, listening: socket.socket, ready: Callable[[], None
 
 
 def run_worker(
-    settings: Settings, listening: socket.socket, supervisor: Connection, shared: Path
+    settings: Settings,
+    listening: socket.socket,
+    supervisor: Connection,
+    shared: Path,
+    contract: str | None,
 ) -> None:
     """Serve until SIGTERM, or until the supervisor is gone; the target of a process.
 
-    Sends ("ready", digest) or ("failed", why) to the supervisor, and nothing else.
+    Sends ("ready", the release's digest, its contract's) or ("failed", why) to the supervisor, and
+    nothing else. `contract` is as for `assemble`.
     """
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)  # Ctrl-C at the terminal is the supervisor's to hear
@@ -98,7 +113,7 @@ def run_worker(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its errors show what was sent
     use_threads(settings.threads)
     try:
-        parts = assemble(settings, shared)
+        parts = assemble(settings, shared, contract)
     except CreditError as error:
         supervisor.send(("failed", str(error)))
         return
@@ -119,8 +134,9 @@ def run_worker(
         loop.add_reader(supervisor.fileno(), orphaned)  # it says nothing: this is its end
         # uvicorn raises the signals that ended it anew, when it has ended and all is dealt with.
         signal.signal(signal.SIGTERM, lambda *_: None)
-        digest = parts.serving.opened.release.digest
-        await serve(parts, listening, lambda: supervisor.send(("ready", digest)))
+        release = parts.serving.opened.release
+        said = ("ready", release.digest, release.contract.digest)
+        await serve(parts, listening, lambda: supervisor.send(said))
         loop.remove_reader(supervisor.fileno())
 
     factory = parts.server.config.get_loop_factory()

@@ -13,6 +13,8 @@ from credit_client.scoring.calibration import Calibration, write_calibration
 from credit_client.scoring.engine import Engine
 from credit_client.service import watch
 from credit_client.service.places import complete, open_newest, places
+from credit_client.service.settings import Settings
+from credit_client.service.worker import assemble
 from credit_common.errors import CreditError, WireError
 from credit_common.release import open_release
 
@@ -215,6 +217,19 @@ def test_the_newest_that_is_whole_is_opened_first(made, tmp_path, caplog):
     (tmp_path / "001" / "release.json").write_text("{}")
     with pytest.raises(WireError):
         open_newest(tmp_path, lambda release: release)
+
+
+def test_a_worker_that_comes_later_opens_none_of_another_contract(made, releases, caplog, tmp_path):
+    shutil.copytree(made / "other", releases / "002")
+    settings = Settings(release=releases)
+    served = open_release(made / "001").contract.digest
+    parts = assemble(settings, tmp_path, served)
+    parts.door.close()
+    assert parts.serving.opened.release.digest == digest(made / "001")
+    assert "002: its contract is " in caplog.text
+    shutil.rmtree(releases / "001")
+    with pytest.raises(WireError, match=r"002: its contract is .*; start the service anew for it"):
+        assemble(settings, tmp_path, served)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file"])

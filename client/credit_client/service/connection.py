@@ -13,6 +13,8 @@ from credit_common.errors import CreditError, TrustError
 
 LARGEST_HEAD = 1 << 16
 """Bytes of a request's head."""
+LONGER_SECONDS = 5.0
+"""By which a connection outlives a body that is late, so that its sender hears of it."""
 BACKLOG = 1024
 
 
@@ -67,48 +69,71 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
 
 
 def protocol(settings: Settings) -> type[HttpToolsProtocol]:
-    """The protocol of uvicorn with a time and a size for heads, and the peer's name for the app."""
+    """The protocol of uvicorn with a size for heads, and the peer's name for the app.
+
+    A head, a body, and a client that reads its answers have their times. The door times bodies that
+    are read; one that was answered before (401, 429) is nobody's but the connection's.
+    """
+    longest = {
+        "head": settings.header_seconds,
+        "body": settings.body_seconds + LONGER_SECONDS,
+        "answer": settings.body_seconds + LONGER_SECONDS,
+    }
 
     class Connection(HttpToolsProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.access_log = False  # it would show queries, whoever has set handlers for it
-            self._late: asyncio.TimerHandle | None = None
+            # Else up to 64 KiB of answers may lie there unread before anybody is told of it.
+            transport.set_write_buffer_limits(high=1, low=0)
+            self._timers: dict[str, asyncio.TimerHandle] = {}
             self._head, self._inside = 0, False
             secure = transport.get_extra_info("ssl_object")
             if settings.mutual and secure is not None:
                 self.app_state = {**self.app_state, "peer": _common_name(secure.getpeercert())}
-            self._expect()
+            self._expect("head")
 
         def data_received(self, data: bytes) -> None:
             if not self._inside:
                 self._head += len(data)
-                self._expect()
+                self._expect("head")
             super().data_received(data)
-            if not self._inside and self._head > LARGEST_HEAD:
+            if self._inside:
+                self._expect("body")
+            elif self._head > LARGEST_HEAD:
                 self.transport.abort()
 
         def on_headers_complete(self) -> None:
             self._head, self._inside = 0, True
-            self._done()
+            self._done("head")
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:
             self._inside, self._head = False, 0
+            self._done("body")
             super().on_message_complete()
 
+        def pause_writing(self) -> None:
+            self._expect("answer")
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            self._done("answer")
+            super().resume_writing()
+
         def connection_lost(self, exc: Exception | None) -> None:
-            self._done()
+            for what in longest:
+                self._done(what)
             super().connection_lost(exc)
 
-        def _expect(self) -> None:
-            if self._late is None:
-                self._late = self.loop.call_later(settings.header_seconds, self.transport.abort)
+        def _expect(self, what: str) -> None:
+            if what not in self._timers:
+                self._timers[what] = self.loop.call_later(longest[what], self.transport.abort)
 
-        def _done(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
+        def _done(self, what: str) -> None:
+            timer = self._timers.pop(what, None)
+            if timer is not None:
+                timer.cancel()
 
     return Connection
 

@@ -38,7 +38,8 @@ class Settings:
         max_batch: Records of a request.
         max_waiting: Records that wait for the model of a worker; what would be more is refused.
         deadline: Seconds that a request waits for its score.
-        header_seconds, body_seconds: Longest time for a request's head and body to arrive.
+        header_seconds, body_seconds: Longest time for a request's head and body to arrive; an
+            answer must be read in as long as a body, and 5 seconds.
         grace_seconds: Longest time that running requests are given at the end.
         docs: Whether /docs is served; that page loads its code from elsewhere.
         access_log: Whether each request is a line in the log: method, route, status, time, client.

@@ -86,7 +86,13 @@ def serving(folder, tmp_path, **changes):
     port = listening.getsockname()[1]
     parts = assemble(settings, tmp_path)
     ready = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(serve(parts, listening, ready.set)))
+    factory = parts.server.config.get_loop_factory()  # the loop that workers run on
+
+    def run():
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(parts, listening, ready.set))
+
+    thread = threading.Thread(target=run)
     thread.start()
     assert ready.wait(30)
     here = Here(parts, port, thread)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from credit_client.service import connection
 from credit_client.service.access import Token
 from credit_client.service.settings import Settings, Tls
 from credit_common.errors import CreditError
@@ -99,6 +100,59 @@ def test_a_body_that_does_not_end_is_given_up(serve_here, wide_release):
     assert raw(here.port, head, 5).startswith(b"HTTP/1.1 408 ")
     endless = b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n{"
     assert raw(here.port, endless, 5).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """How many connections a service still has after a while."""
+    monkeypatch.setattr(connection, "LONGER_SECONDS", 0.2)
+
+    def count(here, seconds=3.0):
+        end = time.monotonic() + seconds
+        while (left := len(here.parts.server.server_state.connections)) and time.monotonic() < end:
+            time.sleep(0.02)
+        return left
+
+    return count
+
+
+def test_a_body_that_nobody_reads_does_not_hold_its_connection(
+    serve_here, wide_release, tokens, kept
+):
+    here = serve_here(wide_release, token_file=tokens, body_seconds=0.3)
+    head = b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", here.port), timeout=5) as own:
+        own.sendall(head)
+        assert own.recv(65536).startswith(b"HTTP/1.1 401 ")
+        own.sendall(b"{")
+        assert kept(here) == 0
+        with contextlib.suppress(ConnectionResetError):
+            assert own.recv(1) == b""
+
+
+def test_a_client_that_never_reads_does_not_hold_its_connection(serve_here, wide_release, kept):
+    here = serve_here(wide_release, body_seconds=0.3)
+    with socket.socket() as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        own.connect(("127.0.0.1", here.port))
+        for _ in range(2000):  # until the first answer that is too much, and far below 64 KiB
+            own.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n")
+            time.sleep(0.01)
+            found = list(here.parts.server.server_state.connections)
+            if any(each.transport.get_write_buffer_size() for each in found):
+                break
+        assert kept(here) == 0
+
+
+def test_a_client_that_reads_in_time_keeps_its_connection(serve_here, wide_release, kept):
+    here = serve_here(wide_release, body_seconds=0.3)
+    with socket.create_connection(("127.0.0.1", here.port), timeout=5) as own:
+        for _ in range(3):
+            own.sendall(b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{")
+            time.sleep(0.1)
+            own.sendall(b"}")
+            assert own.recv(65536).startswith(b"HTTP/1.1 415 ")
+            time.sleep(0.7)
 
 
 def test_a_head_that_does_not_end_is_given_up(serve_here, wide_release):

@@ -23,7 +23,7 @@ _NUMBERS: tuple[tuple[str, type, str, str], ...] = (
     ("burst", int, "N", "requests of one client at once (400)"),
     ("max-body", int, "BYTES", "of a request (2097152)"),
     ("max-batch", int, "N", "records of a request (1000)"),
-    ("max-waiting", int, "N", "records that wait for a worker's model; more are refused (4000)"),
+    ("max-waiting", int, "N", "rows that wait for a worker's model; more are refused (4000)"),
     ("deadline", float, "SECONDS", "that a request waits for its score (10)"),
     ("header-seconds", float, "SECONDS", "for a request's head to arrive (10)"),
     ("body-seconds", float, "SECONDS", "for a request's body to arrive (30)"),

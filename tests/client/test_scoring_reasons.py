@@ -57,6 +57,29 @@ def test_events_are_one_field_and_the_reference_applicant_has_no_reasons(scored)
     assert adverse(told) == []
 
 
+def test_a_field_that_is_as_the_reference_has_it_takes_no_row(scored):
+    engine, records = scored()
+    rows = []
+
+    def forward(ids, mask, wide):
+        rows.append(len(ids))
+        return engine.forward(ids, mask, wide)
+
+    counting = dataclasses.replace(engine, forward=forward)
+    reference = reference_record(engine.contract)
+    other = dataclasses.replace(reference, values={**reference.values, "age": 99.0})
+    (told,) = attributions(counting, [other], filled=False)
+    assert sum(rows) == 2  # its own, and without the age
+    assert [one.field for one in told if one.share != 0.0] == ["age"]
+    rows.clear()
+    scores = engine.score(records)
+    told = attributions(counting, records, scores, filled=False)
+    assert 0 < sum(rows) <= len(records) * len(scored_fields(engine.contract))
+    whole = attributions(engine, records)
+    shares = [[[one.share for one in every] for every in each] for each in (told, whole)]
+    assert np.abs(np.subtract(*shares)).max() < 1e-5
+
+
 def test_shares_of_the_wide_part_add_up_to_the_score(scored):
     engine, records = scored({"train": ["wide"]})
     base = engine.score([reference_record(engine.contract)])[0, 0]

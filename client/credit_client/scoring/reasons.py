@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from credit_client.scoring.engine import Engine
 from credit_common.contract import Contract
@@ -42,12 +43,22 @@ class Attribution:
     share: float
 
 
-def attributions(engine: Engine, records: Sequence[Record]) -> list[list[Attribution]]:
+def attributions(
+    engine: Engine,
+    records: Sequence[Record],
+    scores: NDArray[np.float32] | None = None,
+    *,
+    filled: bool = True,
+) -> list[list[Attribution]]:
     """What every scored field does to each record's score, in the contract's order.
+
+    A field that is as the reference has it takes no forward pass: its share is 0.
 
     Args:
         engine: Of a binary task.
         records: As they are scored.
+        scores: Raw scores (n, 1) of the records, where they are known already.
+        filled: As for `Engine.score`.
 
     Raises:
         ContractError: If the task has no logit of default.
@@ -61,18 +72,23 @@ def attributions(engine: Engine, records: Sequence[Record]) -> list[list[Attribu
     names = scored_fields(contract)
     reference = reference_record(contract)
     own = {name: _keys(contract, name) for name in names}
+    if scores is None:
+        scores = engine.score(records, filled=filled)
+    whole = scores[:, 0].astype(np.float64)
 
     def logits(kept: "torch.Tensor", place: "torch.Tensor") -> "torch.Tensor":
         """Of records with the fields whose mark is 0 as the reference has them."""
-        mixed = []
-        for marks, row in zip(kept.tolist(), place.tolist(), strict=True):
+        found, rows, mixed = whole[place.numpy()], [], []
+        for at, (marks, row) in enumerate(zip(kept.tolist(), place.tolist(), strict=True)):
             record = records[row]
-            values = dict(record.values)
-            for name, mark in zip(names, marks, strict=True):
-                if not mark:
-                    values.update({key: reference.values.get(key) for key in own[name]})
-            mixed.append(replace(record, values=values))
-        return torch.from_numpy(engine.score(mixed)[:, 0].astype(np.float64))
+            gone = [name for name, mark in zip(names, marks, strict=True) if not mark]
+            turned = {key: reference.values.get(key) for name in gone for key in own[name]}
+            if any(record.values.get(key) != value for key, value in turned.items()):
+                rows.append(at)
+                mixed.append(replace(record, values={**record.values, **turned}))
+        if mixed:
+            found[rows] = engine.score(mixed, filled=filled)[:, 0]
+        return torch.from_numpy(found)
 
     ablation = FeatureAblation(logits)
     told: list[list[Attribution]] = []

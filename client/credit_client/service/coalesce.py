@@ -2,6 +2,8 @@
 
 Whatever waits when a pass ends goes into the next one; nobody waits for company, so a lone request
 is scored at once. Single records go before those of large batches, which are scored piece by piece.
+What is counted is rows of the model: a record whose reasons are asked for is one for itself and one
+for each field.
 """
 
 import asyncio
@@ -15,14 +17,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_client.scoring.reasons import Attribution, adverse, attributions
+from credit_client.scoring.reasons import Attribution, adverse, attributions, scored_fields
 from credit_client.service.opened import Opened
 from credit_common.record import Record
 
 ROWS = 64
-"""Records of a pass at most."""
+"""Rows of a pass at most, but for a record that has more by itself."""
 BESIDE = 8
-"""Records of large batches in a pass that single ones wait for."""
+"""Rows of large batches in a pass that single records wait for, or one record's."""
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class _Job:
     opened: Opened
     records: Sequence[Record]
     most: int
+    rows: int  # of each record
     answer: "asyncio.Future[Scores]"
     parts: list[Scores] = field(default_factory=list)
     taken: int = 0
@@ -55,7 +58,7 @@ class _Job:
 
 _Piece = tuple[_Job, Sequence[Record]]
 OnPass = Callable[[int, float, int], None]
-"""Called after each pass with its records, its seconds, and the records that wait then."""
+"""Called after each pass with its records, its seconds, and the rows that wait then."""
 
 
 class Coalescer:
@@ -70,7 +73,7 @@ class Coalescer:
         self._awake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.waiting = 0
-        """Records that no pass has taken yet."""
+        """Rows that no pass has taken yet."""
 
     async def score(self, opened: Opened, records: Sequence[Record], most: int = 0) -> Scores:
         """Scores of records by one release, with at most so many reasons each.
@@ -79,12 +82,14 @@ class Coalescer:
             BusyError: If there is no room for them, or the deadline has passed.
             EngineError: If the model fails.
         """
-        if self.waiting + len(records) > self._most_waiting:
+        each = 1 + len(scored_fields(opened.contract)) if most else 1
+        # One that is alone is let in whatever its size: no later attempt would find more room.
+        if self.waiting and self.waiting + each * len(records) > self._most_waiting:
             raise BusyError("too many requests are waiting")
         answer: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
-        job = _Job(opened=opened, records=records, most=most, answer=answer)
+        job = _Job(opened=opened, records=records, most=most, rows=each, answer=answer)
         (self._single if len(records) == 1 else self._large).append(job)
-        self.waiting += len(records)
+        self.waiting += each * len(records)
         self._awake.set()
         try:
             return await asyncio.wait_for(answer, self._deadline)
@@ -115,21 +120,30 @@ class Coalescer:
         for queue in (self._single, self._large):
             while queue and queue[0].answer.done():  # nobody waits for it any more
                 gone = queue.popleft()
-                self.waiting -= len(gone.records) - gone.taken
+                self.waiting -= gone.rows * (len(gone.records) - gone.taken)
+        single, large = self._single, self._large
+        if not (single and large):
+            return self._pieces(single or large, ROWS)
+        if single[0].opened is not large[0].opened:
+            return self._pieces(single, ROWS)
+        beside = max(BESIDE, large[0].rows)
+        return self._pieces(single, ROWS - beside) + self._pieces(large, beside)
+
+    def _pieces(self, queue: deque[_Job], room: int) -> list[_Piece]:
+        """What is next in a queue, by one release: rows up to `room`, but one record at least."""
         pieces: list[_Piece] = []
-        opened = next((queue[0].opened for queue in (self._single, self._large) if queue), None)
-        room = ROWS
-        for queue in (self._single, self._large):
-            room = min(room, BESIDE) if pieces else room
-            while queue and room and queue[0].opened is opened:
-                job = queue[0]
-                piece = job.records[job.taken : job.taken + room]
-                job.taken += len(piece)
-                room -= len(piece)
-                self.waiting -= len(piece)
-                pieces.append((job, piece))
-                if job.taken == len(job.records):
-                    queue.popleft()
+        while queue and (not pieces or queue[0].opened is pieces[0][0].opened):
+            job = queue[0]
+            count = max(room // job.rows, 0 if pieces else 1)
+            piece = job.records[job.taken : job.taken + count]
+            if not piece:
+                break
+            job.taken += len(piece)
+            room -= job.rows * len(piece)
+            self.waiting -= job.rows * len(piece)
+            pieces.append((job, piece))
+            if job.taken == len(job.records):
+                queue.popleft()
         return pieces
 
 
@@ -153,10 +167,12 @@ def _pass(pieces: list[_Piece]) -> list[Scores]:
         raise FloatingPointError("a score is not finite")
     done, start = [], 0
     for job, piece in pieces:
+        own = scores[start : start + len(piece)]
         reasons: list[list[Attribution]] = [[] for _ in piece]
         if job.most:
-            reasons = [adverse(own, job.most) for own in attributions(opened.engine, piece)]
-        done.append(Scores(scores=scores[start : start + len(piece)], reasons=reasons))
+            found = attributions(opened.engine, piece, own, filled=False)
+            reasons = [adverse(every, job.most) for every in found]
+        done.append(Scores(scores=own, reasons=reasons))
         start += len(piece)
     return done
 

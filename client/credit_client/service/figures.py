@@ -48,7 +48,7 @@ class Figures:
         )
         self.waiting = Gauge(
             "credit_waiting_rows",
-            "Records that wait for the model",
+            "Rows that wait for the model: a record, and a field of it whose share is asked for",
             multiprocess_mode="livesum",
             registry=own,
         )
@@ -65,7 +65,7 @@ class Figures:
         self.workers = Counter("credit_workers_started", "Workers, anew ones too", registry=own)
 
     def passed(self, rows: int, seconds: float, waiting: int) -> None:
-        """A pass of the model is done, and so many records wait for the next."""
+        """A pass of the model is done, and so many rows wait for the next."""
         self.waiting.set(waiting)
         self.passes.inc()
         self.pass_rows.observe(rows)

@@ -36,7 +36,8 @@ class Settings:
         burst: Requests of one client at once.
         max_body: Bytes of a request's body.
         max_batch: Records of a request.
-        max_waiting: Records that wait for the model of a worker; what would be more is refused.
+        max_waiting: Rows that wait for the model of a worker, a record's fields too where reasons
+            are asked for; what would be more is refused.
         deadline: Seconds that a request waits for its score.
         header_seconds, body_seconds: Longest time for a request's head and body to arrive; an
             answer must be read in as long as a body, and 5 seconds.

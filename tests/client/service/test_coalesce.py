@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from credit_client.scoring.reasons import scored_fields
 from credit_client.service.coalesce import BESIDE, ROWS, BusyError, Coalescer, EngineError
 from credit_client.service.opened import Opened
 from credit_common.record import Record
@@ -149,6 +150,38 @@ def test_the_queue_has_an_end(contract):
             engine.go.set()
             await asyncio.gather(*jobs)
             assert own.waiting == 0
+
+    asyncio.run(main())
+
+
+def test_reasons_count_as_the_rows_that_they_are(contract):
+    each = 1 + len(scored_fields(contract))
+    assert 5 < each < ROWS // 2
+
+    async def main():
+        engine = Engine(contract, held=True)
+        one = opened(engine)
+        async with running(waiting=70 * each) as (own, passes):
+            jobs = [asyncio.create_task(own.score(one, some(0)))]
+            await begun(engine)
+            jobs.append(asyncio.create_task(own.score(one, some(*range(100, 130)), 2)))
+            jobs += [asyncio.create_task(own.score(one, some(i), 2)) for i in range(1, 31)]
+            await asyncio.sleep(0)
+            assert own.waiting == 60 * each
+            with pytest.raises(BusyError, match="too many"):
+                await own.score(one, some(*range(11)), 2)
+            engine.go.set()
+            await asyncio.gather(*jobs)
+            assert own.waiting == 0
+            assert max(rows for rows, *_ in passes) * each <= ROWS
+            assert sum(rows for rows, *_ in passes) == 61
+            # Nothing waits, so that there will never be more room for it.
+            assert len(numbers(await own.score(one, some(*range(80)), 2))) == 80
+        scored = [n for pass_ in engine.passes for n in pass_]
+        assert len(scored) <= 1 + each * (60 + 80)
+        # The batch has a record in every pass that single ones go before it in.
+        assert 100 in engine.passes[1]
+        assert engine.passes[1][0] == 1
 
     asyncio.run(main())
 

@@ -45,7 +45,8 @@ FEWEST = 30
 """Users of a group, at the least by intervals that hold for all groups, to be judged."""
 FOUR_FIFTHS = 0.8
 """Approval rate of a group against the highest one, below which it is looked at (29 CFR 1607.4)."""
-_BESIDE = ("(other)", "(missing)")
+BESIDE = ("(other)", "(missing)")
+"""Names of the groups beside a field's codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +235,7 @@ def _figures(of: object, *names: tuple[str, ...]) -> dict[str, Figure]:
 
 
 def _names(field: ProtectedField) -> tuple[str, ...]:
-    return (*field.values, *_BESIDE)
+    return (*field.values, *BESIDE)
 
 
 def _decided(contract: Contract, logits: ArrayLike) -> NDArray[np.int64]:

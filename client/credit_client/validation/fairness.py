@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from credit_client.validation.sample import FEWEST_OF_A_CLASS, Sample
 from credit_common.contract import Contract
+from credit_common.groups import BESIDE
 from credit_common.metrics import auc_exact, brier_exact
 from credit_common.record import OTHER
 
@@ -30,7 +31,7 @@ class Group:
     """Users with one code of a protected field.
 
     Attributes:
-        name: The code, "other" for one that the contract does not have, or "missing".
+        name: The code, "(other)" for one that the contract does not have, or "(missing)".
         users: Their number.
         judged: Whether they are enough; all else is None where not.
         bad_rate, mean_pd: What came, and what was said.
@@ -113,7 +114,7 @@ def fairness(
         codes = np.array(
             [_named(example.record.protected.get(field.name)) for example in sample.examples]
         )
-        names = [name for name in (*field.values, "other", "missing") if (codes == name).any()]
+        names = [name for name in (*field.values, *BESIDE) if (codes == name).any()]
         groups = tuple(_group(name, codes == name, sample) for name in names)
         judged = [group.name for group in groups if group.judged]
         own = np.isin(codes, judged)
@@ -128,7 +129,8 @@ def fairness(
 
 
 def _named(code: str | None) -> str:
-    return "missing" if code is None else "other" if code == OTHER else code
+    other, missing = BESIDE
+    return missing if code is None else other if code == OTHER else code
 
 
 def _group(name: str, own: NDArray[np.bool_], sample: Sample) -> Group:

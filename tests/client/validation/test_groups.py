@@ -12,6 +12,7 @@ from fairlearn.metrics import (
 from credit_client.shard import Example
 from credit_client.validation.fairness import fairness
 from credit_client.validation.sample import Sample
+from credit_common.contract import parse_contract
 from credit_common.metrics import auc_exact
 from credit_common.record import OTHER, Record
 
@@ -39,8 +40,8 @@ def test_rates_are_what_counting_says(contract, mixed):
     assert [(g.name, g.users, g.judged) for g in told.groups] == [
         ("f", 150, True),
         ("m", 150, True),
-        ("other", 10, False),
-        ("missing", 40, True),
+        ("(other)", 10, False),
+        ("(missing)", 40, True),
     ]
     assert [at.pd for at in told.at] == [0.15, 0.4]
     for group in told.groups[:2]:
@@ -50,7 +51,7 @@ def test_rates_are_what_counting_says(contract, mixed):
         assert group.mean_pd == pds[own].mean()
     for at in told.at:
         shares = {}
-        for code, name in (("f", "f"), ("m", "m"), (None, "missing")):
+        for code, name in (("f", "f"), ("m", "m"), (None, "(missing)")):
             own = np.array([each is code or each == code for each in codes])
             below = pds[own] < at.pd
             good = labels[own] == 0
@@ -78,6 +79,22 @@ def test_rates_are_what_counting_says(contract, mixed):
             assert function(1 - labels[judged], **theirs) == pytest.approx(figure)
 
 
+def test_a_declared_code_is_not_taken_for_one_that_is_not_known(contract_text, mixed):
+    declared = contract_text.replace('["f", "m"]', '["other", "missing", "m"]')
+    contract = parse_contract(declared)
+    codes, logits, pds, labels = mixed
+    codes[codes == "f"] = "other"
+    codes[:2] = "missing"
+    (told,) = fairness(contract, sample_of(codes, logits, pds, labels), MARKS)
+    assert [(g.name, g.users) for g in told.groups] == [
+        ("other", 149),
+        ("missing", 2),
+        ("m", 149),
+        ("(other)", 10),
+        ("(missing)", 40),
+    ]
+
+
 def test_users_of_small_groups_change_no_figure_but_their_count(contract, mixed):
     codes, logits, pds, labels = mixed
     (before,) = fairness(contract, sample_of(codes, logits, pds, labels), MARKS)
@@ -86,7 +103,7 @@ def test_users_of_small_groups_change_no_figure_but_their_count(contract, mixed)
     changed[other], flipped[other] = 0.999, 1 - labels[other]
     (after,) = fairness(contract, sample_of(codes, logits, changed, flipped), MARKS)
     assert after == before
-    small = next(group for group in after.groups if group.name == "other")
+    small = next(group for group in after.groups if group.name == "(other)")
     assert (small.bad_rate, small.mean_pd, small.auc, small.brier) == (None,) * 4
 
 

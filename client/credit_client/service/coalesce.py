@@ -70,6 +70,7 @@ class Coalescer:
         self._on_pass = on_pass
         self._single: deque[_Job] = deque()
         self._large: deque[_Job] = deque()
+        self._turn_of_large = False
         self._awake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.waiting = 0
@@ -125,7 +126,11 @@ class Coalescer:
         if not (single and large):
             return self._pieces(single or large, ROWS)
         if single[0].opened is not large[0].opened:
-            return self._pieces(single, ROWS)
+            # After a swap, turn about: else a batch would wait for as long as single ones come.
+            self._turn_of_large = not self._turn_of_large
+            return (
+                self._pieces(large, BESIDE) if self._turn_of_large else self._pieces(single, ROWS)
+            )
         beside = max(BESIDE, large[0].rows)
         return self._pieces(single, ROWS - beside) + self._pieces(large, beside)
 

@@ -134,6 +134,29 @@ def test_a_pass_is_by_one_release(contract):
     asyncio.run(main())
 
 
+def test_a_batch_of_the_release_before_goes_on_while_single_records_come(contract):
+    async def main():
+        old, new = Engine(contract, held=True), Engine(contract)
+        async with running() as (own, _):
+            before, after = opened(old), opened(new)
+            first = asyncio.create_task(own.score(before, some(-5)))
+            await begun(old)
+            large = asyncio.create_task(own.score(before, some(*range(5 * BESIDE))))
+            single, done = [], 0
+            old.go.set()
+            while not large.done():
+                single.append(asyncio.create_task(own.score(after, some(len(single)))))
+                assert len(single) < 10_000
+                await asyncio.sleep(0)
+            done = sum(len(pass_) for pass_ in new.passes)
+            assert numbers(await large) == [2.0 * i for i in range(5 * BESIDE)]
+            await asyncio.gather(first, *single)
+        assert old.passes[1:] == [[*range(i, i + BESIDE)] for i in range(0, 5 * BESIDE, BESIDE)]
+        assert done > 0  # single ones went on as well
+
+    asyncio.run(main())
+
+
 def test_the_queue_has_an_end(contract):
     async def main():
         engine = Engine(contract, held=True)

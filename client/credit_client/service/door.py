@@ -137,7 +137,7 @@ class Door:
         if scope["path"] in OPEN:
             return None
         id_ = scope["state"]["request_id"]
-        wait = self._buckets.take(("" if known else "@") + name) if self._buckets else 0.0
+        wait = self._buckets.take(name, known) if self._buckets else 0.0
         if wait:
             headers = {"Retry-After": str(math.ceil(wait))}
             return refuse(429, because("too many requests"), id_, headers)

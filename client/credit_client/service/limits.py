@@ -1,7 +1,9 @@
 """A token bucket for each client, the same for all workers: a small file that they map together.
 
 A client has the slot that its name's hash falls on. Two names may share a slot, and then its rate;
-a slot is a name's own for all practical purposes while clients are few.
+a slot is a name's own for all practical purposes while clients are few. Clients that have shown who
+they are have one half of the slots, addresses the other: a stranger who has many to choose from can
+use up no slot of a client's.
 """
 
 import fcntl
@@ -24,8 +26,12 @@ class Buckets:
         self._file.truncate(SLOTS * _SLOT.size)
         self._map = mmap.mmap(self._file.fileno(), SLOTS * _SLOT.size)
 
-    def take(self, name: str) -> float:
+    def take(self, name: str, known: bool = False) -> float:
         """Take one request's worth.
+
+        Args:
+            name: Of a client that has shown it, or an address.
+            known: Which of the two.
 
         Returns:
             0.0 where there was one, or the seconds until there is.
@@ -33,7 +39,8 @@ class Buckets:
         if self._rate == 0:
             return 0.0
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        place = int.from_bytes(digest, "big") % SLOTS * _SLOT.size
+        half = SLOTS // 2
+        place = (int.from_bytes(digest, "big") % half + half * known) * _SLOT.size
         # A lock of the file, which the system takes back from a worker that dies.
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:

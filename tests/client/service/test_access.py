@@ -71,6 +71,18 @@ def test_a_bucket_fills_up_at_its_rate_for_all_processes(tmp_path, monkeypatch):
     two.close()
 
 
+def test_strangers_use_up_no_rate_of_a_client_that_is_known(tmp_path):
+    buckets = Buckets(tmp_path / "buckets", rate=1e-6, burst=1)
+    for i in range(40_000):  # ten addresses for each slot
+        buckets.take(f"2001:db8::{i:x}")
+    assert buckets.take("2001:db8::0") > 0
+    names = [f"till-{i}" for i in range(20)]
+    left = [buckets.take(name, known=True) for name in names]
+    assert left.count(0.0) > 15  # two of them may share a slot
+    assert min(buckets.take(name, known=True) for name in names) > 0
+    buckets.close()
+
+
 def test_no_rate_is_no_limit(tmp_path):
     buckets = Buckets(tmp_path / "buckets", rate=0.0, burst=1)
     assert [buckets.take("a") for _ in range(100)] == [0.0] * 100

@@ -589,6 +589,35 @@ def test_holders_come_back_by_themselves_when_the_server_does(net):
         assert holder.join().finished == FINISHED
 
 
+def test_what_else_answers_at_the_address_ends_no_holder_that_was_let_in(net):
+    """A captive portal or a forwarder's error page: plain text where TLS is spoken."""
+    waits: list[str] = []
+    grid = net.grid()
+    with net.serve(grid) as address:
+        holder = Holder(
+            net.holders["a"], address, adding(3.0), on_waiting=lambda why, s: waits.append(why)
+        )
+        grid_start(grid, 1)
+    host, port = address.split(":")
+    with socket.create_server((host, int(port))) as portal:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = portal.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        until(lambda: any("does not speak TLS 1.3" in why for why in waits))
+        portal.shutdown(socket.SHUT_RDWR)
+    again = net.grid()
+    with net.serve(again, address):
+        grid_start(again, 1)
+        again.finish(FINISHED)
+        assert holder.join().finished == FINISHED
+
+
 def renewed(net: Net, name: str) -> bytes:
     """What `flower-server enrol --renew` makes for a holder's old request."""
     csr = net.folder / name / f"{name}.csr"

@@ -10,7 +10,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Self
 
 import grpc
@@ -148,7 +147,8 @@ class Link:
         """Answer requests until the run ends; a lost connection is taken up again.
 
         Each time with the certificate that is on the disk by then. A holder that was let in once
-        waits for a renewed one when its own has expired or was replaced.
+        waits for a renewed one when its own has expired or was replaced, and for the coordinator
+        when something else answers at its address.
 
         Args:
             app: The holder's app, called in this thread.
@@ -182,7 +182,7 @@ class Link:
                         on_answered(task.request, reply)
                 reason: CreditError = LinkError("the coordinator closed the stream", final=False)
             except grpc.RpcError as error:
-                reason = self._reason(error)
+                reason = self._reason(error, was_in)
             if finished is not None:
                 return finished
             outdated = isinstance(reason, TrustError) and reason.outdated and was_in
@@ -234,8 +234,12 @@ class Link:
         head = self._heads.head() if self._heads else None
         return self._exit.greeting(hello(self._identity.bundle.contract_digest, head))
 
-    def _reason(self, error: grpc.RpcError) -> CreditError:
-        """What a failed call means to the holder's person."""
+    def _reason(self, error: grpc.RpcError, was_in: bool = False) -> CreditError:
+        """What a failed call means to the holder's person.
+
+        Only the coordinator itself turns away who was let in before: what is found in its place
+        then (a portal, a forwarder that is restarted) passes.
+        """
         call: Any = error  # a failed call is both an RpcError and a Call
         code: grpc.StatusCode = call.code()
         said = "".join(c for c in (call.details() or "")[:SHOWN] if c.isprintable())
@@ -248,9 +252,8 @@ class Link:
             return LinkError(f"a message is larger than the contract's model: {said}")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             found = why_unreachable(self._identity, self.address)
-            if found.final:
-                expired = datetime.now(UTC) > self._identity.not_after
-                return TrustError(found.line, outdated=expired)
+            if found.final and not was_in:
+                return TrustError(found.line)
             return LinkError(found.line, final=False)
         return LinkError(f"the connection failed ({code.name.lower()})", final=False)
 

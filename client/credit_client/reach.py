@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
@@ -110,7 +111,11 @@ def _is_spared(host: str, part: str) -> bool:
 
 
 def _tunnel(proxy: str, address: str) -> socket.socket | None:
-    """A connection through a proxy, by CONNECT as gRPC asks for it; None where it is refused."""
+    """A connection through a proxy, by CONNECT as gRPC asks for it; None where it is refused.
+
+    All of it within `PROBE_SECONDS`, however slowly the proxy answers.
+    """
+    until = time.monotonic() + PROBE_SECONDS
     try:
         url = urlsplit(proxy)
         connection = socket.create_connection((url.hostname or "", url.port or 80), PROBE_SECONDS)
@@ -124,6 +129,7 @@ def _tunnel(proxy: str, address: str) -> socket.socket | None:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         answer = b""
         while b"\r\n\r\n" not in answer and len(answer) < LONGEST_ANSWER:
+            connection.settimeout(max(until - time.monotonic(), 0.001))
             part = connection.recv(1)  # not a byte of what comes after the answer
             if not part:
                 break
@@ -131,6 +137,7 @@ def _tunnel(proxy: str, address: str) -> socket.socket | None:
     except OSError:
         answer = b""
     if re.match(rb"HTTP/1\.[01] 2\d\d", answer):
+        connection.settimeout(PROBE_SECONDS)
         return connection
     connection.close()
     return None

@@ -363,6 +363,21 @@ def test_a_proxy_is_named_by_its_variable_and_never_quoted(identity, monkeypatch
     assert not found.final
 
 
+def test_a_proxy_that_answers_byte_by_byte_has_no_more_time(identity, quick, monkeypatch):
+    def drip(connection):
+        for _ in range(50):
+            connection.sendall(b"x")
+            time.sleep(QUICK / 3)
+
+    with listening(drip) as address:
+        monkeypatch.setenv("https_proxy", f"http://{address}")
+        start = time.monotonic()
+        found = why_unreachable(identity, "coordinator.example:9440")
+        seconds = time.monotonic() - start
+    assert "through the proxy" in one_line(found)
+    assert seconds < 10 * QUICK
+
+
 def test_a_host_that_no_proxy_names_is_tried_directly(identity, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "localhost,nobody.invalid")

@@ -38,7 +38,7 @@ from credit_common.certificates import Subject, load_certificate, load_request
 from credit_common.contract import parse_contract
 from credit_common.errors import CreditError, LinkError, PrivacyError, TrustError
 from credit_common.events import Histogram
-from credit_common.protocol import SERVICE
+from credit_common.protocol import SERVICE, to_head
 from credit_common.release import open_release
 from credit_common.text import wide_width
 from credit_common.wire import SET_ASIDE, adapter_reply, array_record, pack, request_arrays
@@ -477,6 +477,51 @@ def test_the_coordinator_keeps_heads_and_a_machine_that_went_back_in_time_is_ref
             back._heads.check = lambda shown: None
             with pytest.raises(TrustError, match="signed 2 entries before, and 1 now"):
                 back.work(adding(1.0))
+
+
+def test_answers_that_nobody_asked_for_bring_no_head(net, monkeypatch):
+    identity = net.holders["a"]
+    node = identity.subject.node_id
+    written: list[int] = []
+    take = Heads.take
+
+    def counted(heads, head, *rest):
+        written.append(head.counter)
+        assert threading.current_thread().name != "grpc"  # where all streams are served
+        take(heads, head, *rest)
+
+    monkeypatch.setattr(Heads, "take", counted)
+    grid = net.grid()
+    spend(identity, 0)
+    with (
+        net.serve(grid) as address,
+        Ledger.open(identity.ledger_path, identity.witness) as ledger,
+        Link(identity, address, 1000) as stream,
+    ):
+        heads = OwnHeads(identity, ledger)
+        tasks = stream._work(stream._greeting())
+        grid_start(grid, 1)
+        message = requests_to(node)
+        grid.push_messages([message])
+        asked = next(tasks).request.message_id
+
+        def answer(message_id: str) -> bool:
+            reply = pb.Reply(message_id=message_id, adapter=pack({"w": np.ones(3, np.float32)}))
+            reply.head.CopyFrom(to_head(heads.head()))
+            return stream._answer(reply.SerializeToString(), timeout=5).counted
+
+        for made_up in ("", "x", f"{asked}x", "the end of the run"):
+            assert not answer(made_up)
+        assert written == []
+        grid._take_back([asked])  # an answer that is late has a head all the same
+        assert not answer(asked)
+        assert written == [1]
+        assert not answer(asked)
+        message = requests_to(node)
+        grid.push_messages([message])
+        assert answer(next(tasks).request.message_id)
+        assert written == [1, 1]
+        tasks.cancel()
 
 
 def test_nobody_answers_in_anothers_name(net):

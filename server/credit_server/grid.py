@@ -302,6 +302,14 @@ class GrpcGrid(OwnGrid):
             self._seats[node_id].told = True
             self._changed.notify_all()
 
+    def expects(self, node_id: int, message_id: str) -> bool:
+        """Whether a holder has an answer to give to this request, if only a late one."""
+        with self._changed:
+            waiting, seat = self._open.get(message_id), self._seats.get(node_id)
+            if waiting is not None and waiting.message.metadata.dst_node_id == node_id:
+                return True
+            return seat is not None and self._late(seat) and seat.busy == message_id
+
     def answer(self, node_id: int, reply: pb.Reply) -> bool:
         """Take a holder's answer.
 

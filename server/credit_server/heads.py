@@ -6,6 +6,7 @@ make a head, and what it could hide is a roll-back that the holder's own witness
 """
 
 import json
+import threading
 from pathlib import Path
 
 from credit_common.bundle import read_object
@@ -17,7 +18,7 @@ FILE = "heads.json"
 
 
 class Heads:
-    """What holders signed, by node id.
+    """What holders signed, by node id; safe to use from several threads.
 
     Args:
         folder: The coordinator's folder.
@@ -29,6 +30,7 @@ class Heads:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         self._newest: dict[int, Head] = {}
+        self._lock = threading.Lock()
         if self._path.exists():
             for node, plain in read_object(self._path).items():
                 head = head_from_json(plain)
@@ -62,7 +64,11 @@ class Heads:
         """
         if head.node_id != node_id or head.public_key != public_key:
             raise TrustError("the head of the ledger is not this holder's")
-        before = self._newest.get(node_id)
+        with self._lock:  # of a caller that was cancelled the write goes on
+            self._take(head)
+
+    def _take(self, head: Head) -> None:
+        before = self._newest.get(head.node_id)
         if before is not None:
             if head.counter < before.counter:
                 raise TrustError(
@@ -75,7 +81,7 @@ class Heads:
                 raise TrustError(f"the ledger is another one: its entry {head.counter} changed")
             if head == before or (head.counter == before.counter and head.epsilon is None):
                 return
-        self._newest[node_id] = head
+        self._newest[head.node_id] = head
         plain = {str(node): head_to_json(h) for node, h in sorted(self._newest.items())}
         try:
             write_atomically(self._path, json.dumps(plain, indent=1).encode())

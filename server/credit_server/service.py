@@ -67,6 +67,7 @@ class Service:
     ) -> None:
         self._contract, self._registry, self._grid = contract, registry, grid
         self._heads = heads
+        self._heads_lock = asyncio.Lock()  # they are written beside the loop, one after the other
         key, certificate = issue_server(authority, server_name)
         self._credentials = grpc.ssl_server_credentials(
             [(key, certificate)], root_certificates=authority.ca_pem, require_client_auth=True
@@ -129,7 +130,8 @@ class Service:
 
     async def _work(self, hello: pb.Hello, context: Context) -> AsyncIterator[pb.Task]:
         holder, _ = await self._admitted(hello, context)
-        await self._take_head(hello, holder, context)
+        async with self._heads_lock:
+            await self._take_head(hello, holder, context)
         tasks: asyncio.Queue[pb.Task | None] = asyncio.Queue()
 
         def deliver(task: pb.Task | None) -> None:
@@ -160,8 +162,11 @@ class Service:
 
     async def _answer(self, reply: pb.Reply, context: Context) -> pb.Receipt:
         holder = await self._holder(context)
-        await self._take_head(reply, holder, context)
-        return pb.Receipt(counted=self._grid.answer(holder.node_id, reply))
+        async with self._heads_lock:
+            # Each head is two syncs of the disk: an answer that nobody asked for brings none.
+            if self._grid.expects(holder.node_id, reply.message_id):
+                await self._take_head(reply, holder, context)
+            return pb.Receipt(counted=self._grid.answer(holder.node_id, reply))
 
     async def _admitted(self, hello: pb.Hello, context: Context) -> tuple[Enrolled, int]:
         holder = await self._holder(context)
@@ -181,7 +186,7 @@ class Service:
                 where = "the certificate presented"
                 certificate = load_certificate(_presented(context), where)
                 key = public_hex(public_key_of(certificate, where))
-                self._heads.take(head, holder.node_id, key)
+                await asyncio.to_thread(self._heads.take, head, holder.node_id, key)
         except TrustError as error:
             await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, error, holder.name)
 

@@ -4,8 +4,7 @@ What counts as an answer is `quarantine`'s affair, and how a round that may have
 change is that of `robust`; the mean of a round that has none is taken here.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,27 +14,13 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from credit_common.contract import Contract
-from credit_common.errors import CreditError, WireError
 from credit_common.groups import count_columns
 from credit_common.statistics import Edges, edge_arrays
 from credit_common.wire import HISTOGRAM, WEIGHT, array_record, decoded
+from credit_server.answers import taken
 from credit_server.mean import ExactSum, WeightedMean
-from credit_server.quarantine import Adapter, Quarantine, SetAside, histogram_of, reason_of
+from credit_server.quarantine import Adapter, Quarantine, SetAside, histogram_of
 from credit_server.robust import KeptChanges
-
-log = logging.getLogger(__name__)
-
-
-class TooFewError(CreditError):
-    """A round has fewer answers than the contract's minimum.
-
-    Attributes:
-        heard: Nodes that answered at all, whatever their answers were worth.
-    """
-
-    def __init__(self, message: str, heard: Set[int]) -> None:
-        super().__init__(message)
-        self.heard = frozenset(heard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,47 +236,5 @@ class CreditFedAvg(FedAvg):
         replies: Iterable[Message],
         take: Callable[[Message], None],
     ) -> tuple[int, int]:
-        """Take the replies one by one; returns how many count and how many holders were set aside.
-
-        A holder that refuses is not set aside: it did not lie.
-        """
-        received = valid = 0
-        seen: set[int] = set()
-        why: dict[int, str] = {}
-        for reply in replies:
-            received += 1
-            node = reply.metadata.src_node_id
-            if node in seen:
-                received -= 1  # of holders
-                self._quarantine.note(node, "duplicate")
-                continue
-            seen.add(node)
-            if reply.has_error():
-                why[node] = reason_of(reply)
-                continue
-            try:
-                take(reply)
-                valid += 1
-            except WireError as error:
-                why[node] = error.reason
-                log.warning("the answer of %s is not used: %s", self._quarantine.name(node), error)
-        for node, reason in why.items():
-            self._quarantine.note(node, reason)
-        aside = sum(reason != "refused" for reason in why.values())
-        minimum = self._contract.federation.min_holders
-        if valid < minimum - min(aside, self._contract.training.byzantine):
-            raise TooFewError(
-                f"round {server_round}: {valid} of {received} holders answered the "
-                f"{what} request, the contract needs {minimum}"
-                + _told({self._quarantine.name(node): reason for node, reason in why.items()}),
-                seen,
-            )
-        return valid, aside
-
-
-def _told(why: Mapping[str, str]) -> str:
-    """Who did not count and why, behind an error."""
-    refused = sum(reason == "refused" for reason in why.values())
-    aside = [f"{name} ({reason})" for name, reason in why.items() if reason != "refused"]
-    told = f"; {refused} refused (their own logs say why, for example a budget that is used up)"
-    return (told if refused else "") + (f"; set aside: {', '.join(sorted(aside))}" if aside else "")
+        asked = (f"round {server_round}", what)
+        return taken(self._contract, self._quarantine, asked, replies, take)

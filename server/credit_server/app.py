@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -13,11 +14,14 @@ from credit_common.errors import PrivacyError
 from credit_common.model import Arrays
 from credit_common.privacy import NO_PRIVACY
 from credit_common.wire import array_record
-from credit_server.aggregate import CreditFedAvg, RoundReport, State, TooFewError
+from credit_server.aggregate import CreditFedAvg, RoundReport, State
+from credit_server.answers import TooFewError
 from credit_server.own_grid import OwnGrid
 from credit_server.quarantine import Quarantine
 from credit_server.statistics import federated_edges
 from credit_server.waits import ATTEMPTS
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 logging.getLogger("flwr").setLevel(logging.ERROR)  # its round banners; errors still show
@@ -62,7 +66,8 @@ def coordinator_app(
         at = start or State(adapter=initial)
         if at.edges is None:
             keep(at, None)
-            at = dataclasses.replace(at, edges=federated_edges(contract, grid, quarantine))
+            edges = _answered(grid, partial(federated_edges, contract, grid, quarantine))
+            at = dataclasses.replace(at, edges=edges)
         _run_rounds(contract, at, grid, on_round, keep, quarantine)
 
     return app
@@ -98,28 +103,29 @@ def _run_rounds(
         strategy.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=longest))
         return arrays
 
-    def answered(ask: Callable[[], ArrayRecord]) -> ArrayRecord:
-        """Ask; where too few answer, ask again once somebody is back who had not answered.
-
-        It is the same question under the same ids: who has answered it repeats the bytes that its
-        ledger keeps, and is not charged again.
-        """
-        for _ in range(1, ATTEMPTS):
-            try:
-                return ask()
-            except TooFewError as error:
-                if not (isinstance(grid, OwnGrid) and grid.wait_for_others(error.heard)):
-                    raise
-                log.warning("%s; others are back: asked again", error)
-        return ask()
-
     settle()
     arrays = array_record(at.adapter)
     first = at.round if at.pending else at.round + 1
     for number in range(first, contract.training.rounds + 1):
         if number > at.round:
-            arrays = answered(partial(train, number, arrays))
+            arrays = _answered(grid, partial(train, number, arrays))
             settle()
         if contract.evaluation.due(number, contract.training.rounds):
-            answered(partial(evaluate, number, arrays))
+            _answered(grid, partial(evaluate, number, arrays))
             settle()
+
+
+def _answered(grid: Grid, ask: Callable[[], T]) -> T:
+    """Ask; where too few answer, ask again once somebody is back who had not answered.
+
+    It is the same question under the same ids: who has answered it repeats the bytes that its
+    ledger keeps, and is not charged again.
+    """
+    for _ in range(1, ATTEMPTS):
+        try:
+            return ask()
+        except TooFewError as error:
+            if not (isinstance(grid, OwnGrid) and grid.wait_for_others(error.heard)):
+                raise
+            log.warning("%s; others are back: asked again", error)
+    return ask()

@@ -8,7 +8,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from credit_common.contract import Contract
-from credit_common.errors import CreditError
 from credit_common.statistics import edge_arrays, quantile_edges, statistics_shapes
 from credit_common.wire import (
     ARRAYS,
@@ -18,9 +17,11 @@ from credit_common.wire import (
     refusal,
     request_arrays,
     request_round,
+    set_aside,
     statistics_reply,
 )
 from credit_server.aggregate import RoundReport
+from credit_server.answers import TooFewError
 from credit_server.app import coordinator_app
 from credit_server.quarantine import Quarantine
 from credit_server.statistics import federated_edges
@@ -87,8 +88,59 @@ def test_a_holder_that_refuses_is_left_out_while_there_are_enough(federated: Con
 
 def test_too_few_answers_end_the_run_before_it_begins(federated: Contract) -> None:
     grid = LoopGrid({"a": holder(None, []), "b": holder(counts_of(federated, 1), [])})
-    with pytest.raises(CreditError, match="statistics: 1 of 2 holders answered, the contract n"):
+    says = "statistics: 1 of 2 holders answered the query request, the contract needs 2; 1 refused"
+    with pytest.raises(TooFewError, match=says) as told:
         federated_edges(federated, grid)
+    assert told.value.heard == set(grid.node_ids.values())
+
+
+def test_a_liar_ends_no_run_that_bears_one(federated: Contract) -> None:
+    robust = dataclasses.replace(
+        federated,
+        federation=dataclasses.replace(federated.federation, min_holders=3),
+        training=dataclasses.replace(federated.training, aggregation="median", byzantine=1),
+    )
+    liar = ClientApp()
+
+    @liar.query()
+    def _query(message: Message, context: Context) -> Message:
+        return set_aside(message, "not-finite")  # what a grid makes of counts that are NaN
+
+    own = [counts_of(robust, seed) for seed in range(2)]
+    apps = {f"shop{i}": holder(counts, []) for i, counts in enumerate(own)}
+    quarantine = Quarantine(robust)
+    grid = LoopGrid({**apps, "liar": liar})
+    total = {name: own[0][name] + own[1][name] for name in own[0]}
+    assert federated_edges(robust, grid, quarantine) == quantile_edges(robust, total)
+    assert quarantine.drain() == {f"node {grid.node_ids['liar']}": {"not-finite": 1}}
+    with pytest.raises(TooFewError, match=r"2 of 3 holders .*; 1 refused"):  # that is no lie
+        federated_edges(robust, LoopGrid({**apps, "other": holder(None, [])}))
+
+
+def test_a_holder_that_starts_anew_meanwhile_is_asked_again(federated: Contract) -> None:
+    class Away(LoopGrid):
+        """Of its holders the last is away at the first request, and back later."""
+
+        waited: list[int]
+
+        def send_and_receive(self, messages, *, timeout=None):
+            asked = list(messages)
+            here = asked if hasattr(self, "waited") else asked[:-1]
+            return super().send_and_receive(here, timeout=timeout)
+
+        def wait_for_others(self, heard):
+            self.waited = sorted(heard)
+            return True
+
+    seen: list[Message] = []
+    reports: list[RoundReport] = []
+    grid = Away({f"shop{i}": holder(counts_of(federated, i), seen) for i in range(2)})
+    server = coordinator_app(federated, {"w": np.zeros(3, np.float32)}, reports.append)
+    server(grid, grid.context)
+    assert grid.waited == [grid.node_ids["shop0"]]
+    kinds = [message.metadata.message_type for message in seen]
+    assert kinds[:4] == ["query"] * 3 + ["train"]
+    assert len(reports) == federated.training.rounds
 
 
 def test_the_sum_does_not_depend_on_the_order_of_answers(federated: Contract) -> None:

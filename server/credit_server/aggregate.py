@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from credit_common.contract import Contract
 from credit_common.groups import count_columns
 from credit_common.statistics import Edges, edge_arrays
-from credit_common.wire import HISTOGRAM, WEIGHT, array_record, decoded
+from credit_common.wire import (
+    ARRAYS,
+    CONFIG,
+    HISTOGRAM,
+    ROUND,
+    WEIGHT,
+    array_record,
+    decoded,
+)
 from credit_server.answers import taken
 from credit_server.mean import ExactSum, WeightedMean
 from credit_server.quarantine import Adapter, Quarantine, SetAside, histogram_of
@@ -93,13 +101,7 @@ class CreditFedAvg(FedAvg):
         start: State | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
-        minimum = contract.federation.min_holders
-        super().__init__(
-            min_train_nodes=minimum,
-            min_evaluate_nodes=minimum,
-            min_available_nodes=minimum,
-            weighted_by_key=WEIGHT,
-        )
+        super().__init__(weighted_by_key=WEIGHT)
         self._contract = contract
         self._on_round = on_round
         start = start or State(adapter={})
@@ -129,7 +131,7 @@ class CreditFedAvg(FedAvg):
         self._global = decoded(arrays)
         if self._edges:
             arrays = self._asked(self._global)
-        return super().configure_train(server_round, arrays, config, grid)
+        return self._requests(server_round, "train", arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -188,7 +190,7 @@ class CreditFedAvg(FedAvg):
         if not self._due(server_round):
             return []
         released = self._asked(self.released)
-        return super().configure_evaluate(server_round, released, config, grid)
+        return self._requests(server_round, "evaluate", released, config, grid)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -207,6 +209,19 @@ class CreditFedAvg(FedAvg):
         self._pending = False
         self._report(server_round, counts.reshape(2, columns), evaluated)
         return MetricRecord({HISTOGRAM: counts.tolist()})
+
+    def _requests(
+        self, server_round: int, what: str, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """A request to each holder that is there now.
+
+        Flower's own looks twice, and where one has left in between, it waits without end for as
+        many as it saw first. Whether they are enough is seen from their answers.
+        """
+        config[ROUND] = server_round
+        content = RecordDict({ARRAYS: arrays, CONFIG: config})
+        there = list(grid.get_node_ids())
+        return [Message(content, dst_node_id=node, message_type=what) for node in there]
 
     def _asked(self, adapter: Adapter) -> ArrayRecord:
         return array_record({**adapter, **edge_arrays(self._edges)})

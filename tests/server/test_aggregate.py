@@ -22,6 +22,7 @@ from credit_common.wire import (
     SERVER_NODE,
     WEIGHT,
     array_record,
+    request_round,
     set_identity,
     set_message_id,
 )
@@ -72,6 +73,28 @@ def strategy(contract: Contract, size: int = 1) -> tuple[CreditFedAvg, list[Roun
     asked = array_record({"w": np.zeros(size, np.float32)})
     assert len(list(fedavg.configure_train(1, asked, ConfigRecord(), nodes(2, 3)))) == 2
     return fedavg, reports
+
+
+@pytest.mark.parametrize("what", ["train", "evaluate"])
+def test_a_holder_that_leaves_between_two_looks_holds_up_no_round(
+    federation: Contract, what: str
+) -> None:
+    class Leaving:
+        """Node 4 is there at the first look alone, and nobody may look twice."""
+
+        looks = iter([[2, 3, 4]])
+
+        def get_node_ids(self) -> list[int]:
+            return next(self.looks)
+
+    fedavg, _ = strategy(federation)
+    asked = array_record({"w": np.zeros(1, np.float32)})
+    fedavg.released = {"w": np.zeros(1, np.float32)}
+    configure = getattr(fedavg, f"configure_{what}")
+    messages = list(configure(2, asked, ConfigRecord(), Leaving()))
+    assert [message.metadata.dst_node_id for message in messages] == [2, 3, 4]
+    assert {message.metadata.message_type for message in messages} == {what}
+    assert {request_round(message) for message in messages} == {2}
 
 
 def test_adapters_are_averaged_by_public_weight(federation: Contract) -> None:

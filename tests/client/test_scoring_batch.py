@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 import json
 import re
@@ -11,10 +12,11 @@ import torch
 from safetensors.numpy import load_file, save
 
 from credit_client.mapping import ShardMapping
-from credit_client.scoring import batch, sink, stream
+from credit_client.scoring import batch, export, sink, stream
 from credit_client.scoring.batch import score_file
 from credit_client.scoring.engine import ROWS
 from credit_client.scoring.reference import engine_of, open_model
+from credit_client.scoring.runtime import open_export
 from credit_client.shard import read_shard
 from credit_client.training.examples import Examples
 from credit_client.training.loop import score
@@ -147,16 +149,33 @@ def test_lines_follow_the_file_and_name_its_users(released, tmp_path, rows_of, w
         assert re.fullmatch(r"-?\d+\.\d", line["points"])
 
 
-def test_a_line_depends_on_its_own_record_alone(released, tmp_path, rows_of, write_rows):
+def in_int8(folder, out, monkeypatch):
+    """The engine of an export in int8, checked on made-up outcomes."""
+    release, draw = open_release(folder), np.random.default_rng(1)
+    known = [
+        dataclasses.replace(record, label=float(draw.random() < 0.3))
+        for record in export.made_up(release.resolved, 240)
+    ]
+    monkeypatch.setattr(export, "AUC_CLOSE", 1.0)
+    export.export(release, out, "int8", known)
+    return open_export(release, out, threads=1)
+
+
+@pytest.mark.parametrize("arm", ["torch", pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_line_depends_on_its_own_record_alone(
+    released, tmp_path, rows_of, write_rows, arm, monkeypatch
+):
     folder, _, _ = released({"layers": 2})
     rows = rows_of(2 * ROWS + 5)
     whole = tmp_path / "whole.csv"
-    score_file(folder, write_rows(tmp_path / "a.csv", rows), whole, device="cpu")
+    engine = in_int8(folder, tmp_path / "int8", monkeypatch) if arm == "int8" else None
+    options = {"device": "cpu", "engine": engine}
+    score_file(folder, write_rows(tmp_path / "a.csv", rows), whole, **options)
     told = {line["user"]: line["logit"] for line in read_scores(whole)}
     assert len(set(told.values())) > ROWS
     for name, some in (("turned", rows[::-1]), ("few", rows[7:10]), ("one", rows[70:71])):
         out = tmp_path / f"{name}.out.csv"
-        score_file(folder, write_rows(tmp_path / f"{name}.csv", some), out, device="cpu")
+        score_file(folder, write_rows(tmp_path / f"{name}.csv", some), out, **options)
         for line in read_scores(out):
             assert told[line["user"]] == line["logit"]
 

@@ -1,7 +1,8 @@
 """A release, ready to score records: the same batches for PyTorch and for ONNX Runtime.
 
 A score depends on its own record alone, whoever else is asked for: texts are padded by their own
-length, and whole batches always have the same number of rows.
+length, and whole batches always have the same number of rows. Where the rows of a batch have
+something in common, as the scale of int8 activations, a batch is one row.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ class Engine:
         forward: The model.
         tokens: Its tokenizer, and `padding` its token for padding; None where no text is read.
         name: "torch", "onnx" or "int8".
+        rows: Of a batch.
     """
 
     contract: Contract
@@ -47,6 +49,7 @@ class Engine:
     tokens: Tokens | None
     padding: int = 0
     name: str = "torch"
+    rows: int = ROWS
 
     def score(
         self,
@@ -60,7 +63,7 @@ class Engine:
         Args:
             records: In any order.
             on_progress: Called after each batch with the number of records scored so far.
-            filled: Whether batches are filled up to `ROWS` rows, so that a score is the same to the
+            filled: Whether batches are filled up to `rows` rows, so that a score is the same to the
                 last bit whoever else is asked for; not filled, a small batch is quicker.
         """
         scores = np.zeros((len(records), self.contract.task.outputs), np.float32)
@@ -84,9 +87,9 @@ class Engine:
             lengths = np.array([bucket_length(len(own), longest) for own in tokens], np.int64)
         for length in np.unique(lengths).tolist():
             members = np.flatnonzero(lengths == length)
-            for start in range(0, len(members), ROWS):
-                rows = members[start : start + ROWS]
-                more = ROWS - len(rows) if filled else 0
+            for start in range(0, len(members), self.rows):
+                rows = members[start : start + self.rows]
+                more = self.rows - len(rows) if filled else 0
                 taken = np.concatenate([rows, np.repeat(rows[:1], more)])
                 ids = mask = wide = None
                 if self.tokens is not None:

@@ -27,7 +27,7 @@ from credit_client.scoring.calibration import FEWEST_OF_EACH
 from credit_client.scoring.engine import Engine
 from credit_client.scoring.points import class_probabilities, default_probability
 from credit_client.scoring.reference import engine_of, open_model
-from credit_client.scoring.runtime import MANIFEST, MODEL, forward_of
+from credit_client.scoring.runtime import MANIFEST, MODEL, forward_of, rows_of
 from credit_common import metrics
 from credit_common.backbone import write_out_attention
 from credit_common.contract import Contract
@@ -80,7 +80,7 @@ def export(
     Args:
         release: What is exported.
         folder: Its place, which must not exist.
-        precision: "float32", or "int8": weights in 8 bits, activations quantised batch by batch.
+        precision: "float32", or "int8": weights in 8 bits, activations quantised row by row.
         records: Users whose outcomes are known, for the check; needed for int8.
 
     Raises:
@@ -100,7 +100,8 @@ def export(
             path = _quantised(path)
         content = path.read_bytes()
     reference = engine_of(model)
-    engine = replace(reference, forward=forward_of(content), name=precision)
+    rows = rows_of(precision)
+    engine = replace(reference, forward=forward_of(content), name=precision, rows=rows)
     parity = compare(engine, reference, known or made_up(release.resolved), bool(known))
     if precision == "float32" and not parity.pd_difference <= CLOSE:
         raise ShardError(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_client.scoring.engine import Engine, Forward, Tokens
+from credit_client.scoring.engine import ROWS, Engine, Forward, Tokens
 from credit_common.backbone import load_tokenizer, resolve_backbone, token_ids
 from credit_common.errors import TrustError
 from credit_common.release import Release
@@ -42,7 +42,13 @@ def open_export(release: Release, folder: Path, threads: int | None = None) -> E
         tokens=tokens,
         padding=padding,
         name="onnx" if precision == "float32" else "int8",
+        rows=rows_of(precision),
     )
+
+
+def rows_of(precision: str) -> int:
+    """Rows of a batch: in int8 each has one, since a batch's activations have one scale."""
+    return 1 if precision == "int8" else ROWS
 
 
 def forward_of(content: bytes, threads: int | None = None) -> Forward:

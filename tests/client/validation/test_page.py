@@ -175,7 +175,7 @@ def test_what_decides_is_said(trial, calibration_of, told):
 
 def test_groups_that_are_not_judged_are_said_and_those_below_four_fifths_are_loud(whole):
     told = " ".join(as_text("", parts(whole), "").split())
-    assert "Counted, not judged, having fewer than 30 users: other." in told
+    assert "Counted, not judged, having fewer than 30 users: (other)." in told
     at = dataclasses.replace(whole.fairness[0].at[0], four_fifths=False)
     low = dataclasses.replace(whole, fairness=(dataclasses.replace(whole.fairness[0], at=(at,)),))
     said = " ".join(as_text("", parts(low), "").split())

@@ -140,6 +140,7 @@ class Link:
         self,
         app: ClientApp,
         *,
+        was_in: bool = False,
         on_connected: Callable[[], None] = lambda: None,
         on_waiting: Callable[[str, float], None] = lambda reason, seconds: None,
         on_answered: Callable[[pb.Request, pb.Reply], None] = lambda request, reply: None,
@@ -152,6 +153,7 @@ class Link:
 
         Args:
             app: The holder's app, called in this thread.
+            was_in: Whether the coordinator has let this holder in before.
             on_connected: Called when the coordinator has let this holder in.
             on_waiting: Called with the reason and the seconds until the next attempt.
             on_answered: Called after an answer was received.
@@ -164,7 +166,7 @@ class Link:
         """
         context = empty_context(RUN_ID, self._identity.subject.node_id)
         finished: pb.Finished | None = None
-        failures, was_in = 0, False
+        failures = 0
         while True:
             self._renew()
             try:

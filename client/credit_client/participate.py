@@ -100,9 +100,17 @@ def participate(
                 "removed the caches that killed clients left: %d, of %s bytes", files, f"{size:,}"
             )
         heads = OwnHeads(identity, ledger) if private else None
-        _knock(identity, address, heads)
+        was_in = _knock(identity, address, heads)
         return _take_part(
-            identity, shard, address, ledger, heads, terms=terms, tell=tell, closing=closing
+            identity,
+            shard,
+            address,
+            ledger,
+            heads,
+            was_in=was_in,
+            terms=terms,
+            tell=tell,
+            closing=closing,
         )
 
 
@@ -113,6 +121,7 @@ def _take_part(
     ledger: Ledger,
     heads: OwnHeads | None,
     *,
+    was_in: bool,
     terms: Terms,
     tell: Tell,
     closing: contextlib.ExitStack,
@@ -171,6 +180,7 @@ def _take_part(
     with Link(identity, address, array_bytes, exit_=exit_, heads=heads) as link:
         finished = link.work(
             holder_app(holder),
+            was_in=was_in,
             on_connected=lambda: tell("connected", address=address),
             on_waiting=lambda reason, seconds: tell("waiting", reason=reason, seconds=seconds),
             on_answered=answered,
@@ -228,8 +238,8 @@ def _keep_rejects(identity: Identity, shard: Shard) -> None:
         log.info("%d rejected rows are listed in %s", len(shard.rejects), path)
 
 
-def _knock(identity: Identity, address: str, heads: OwnHeads | None) -> None:
-    """Stop at once where the coordinator would never let this holder in; else go on."""
+def _knock(identity: Identity, address: str, heads: OwnHeads | None) -> bool:
+    """Stop at once where the coordinator would never let this holder in; returns whether it did."""
     with Link(identity, address, 0, heads=heads) as link:
         try:
             link.join()
@@ -237,3 +247,5 @@ def _knock(identity: Identity, address: str, heads: OwnHeads | None) -> None:
             if error.final:
                 raise
             log.info("%s; encoding meanwhile", error)
+            return False
+    return True

@@ -199,8 +199,8 @@ class Training:
         average: Weight of the past in the exponential average of the global adapter, which is what
             is evaluated and released; 0 releases the last round's adapter.
         upload: How a holder sends what it trained: "float32" the adapter itself, "bfloat16" and
-            "int8" its changes since the request, in a half and a quarter of the bytes. They are
-            rounded after the noise, so it costs no privacy.
+            "int8" its changes since the request, in about a half and three tenths of the bytes.
+            They are rounded after the noise, so it costs no privacy.
         server_learning_rate, server_momentum: How the coordinator moves the global adapter by the
             round's mean change (FedAvgM, Hsu et al. 2019): velocity = momentum * velocity + change,
             adapter += rate * velocity. 1 and 0 make it the mean (FedAvg). It is post-processing, so

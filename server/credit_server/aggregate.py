@@ -25,7 +25,7 @@ from credit_common.wire import (
     array_record,
     decoded,
 )
-from credit_server.answers import taken
+from credit_server.answers import asked_nodes, taken
 from credit_server.mean import ExactSum, WeightedMean
 from credit_server.quarantine import Adapter, Quarantine, SetAside, histogram_of
 from credit_server.robust import KeptChanges
@@ -220,8 +220,10 @@ class CreditFedAvg(FedAvg):
         """
         config[ROUND] = server_round
         content = RecordDict({ARRAYS: arrays, CONFIG: config})
-        there = list(grid.get_node_ids())
-        return [Message(content, dst_node_id=node, message_type=what) for node in there]
+        return [
+            Message(content, dst_node_id=node, message_type=what)
+            for node in asked_nodes(self._contract, grid)
+        ]
 
     def _asked(self, adapter: Adapter) -> ArrayRecord:
         return array_record({**adapter, **edge_arrays(self._edges)})

@@ -1,12 +1,15 @@
-"""Which answers to a request count, and whether they are enough to go on."""
+"""Who is asked, which answers count, and whether they are enough to go on."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from flwr.app import Message
+from flwr.serverapp import Grid
 
 from credit_common.contract import Contract
 from credit_common.errors import CreditError, WireError
+from credit_server.own_grid import OwnGrid
 from credit_server.quarantine import Quarantine, reason_of
 
 log = logging.getLogger(__name__)
@@ -22,6 +25,21 @@ class TooFewError(CreditError):
     def __init__(self, message: str, heard: Set[int]) -> None:
         super().__init__(message)
         self.heard = frozenset(heard)
+
+
+def asked_nodes(contract: Contract, grid: Grid) -> list[int]:
+    """Who is asked, by node id: whoever is there, and on Flower's own grids once they are enough.
+
+    Ours are handed over with their holders; Flower's simulation registers its nodes beside the
+    ServerApp. They are given `grace_seconds`.
+    """
+    until = time.monotonic() + contract.federation.grace_seconds
+    there = sorted(grid.get_node_ids())
+    if not isinstance(grid, OwnGrid):
+        while len(there) < contract.federation.min_holders and time.monotonic() < until:
+            time.sleep(0.1)
+            there = sorted(grid.get_node_ids())
+    return there
 
 
 def taken(

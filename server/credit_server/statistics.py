@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from credit_common.contract import Contract
 from credit_common.statistics import Edges, quantile_edges
 from credit_common.wire import ARRAYS, CONFIG, ROUND, array_record, reply_statistics
-from credit_server.answers import taken
+from credit_server.answers import asked_nodes, taken
 from credit_server.quarantine import Quarantine
 
 
@@ -27,7 +27,7 @@ def federated_edges(contract: Contract, grid: Grid, quarantine: Quarantine | Non
     content = RecordDict({ARRAYS: array_record({}), CONFIG: ConfigRecord({ROUND: 1})})
     messages = [
         Message(content, dst_node_id=node, message_type="query")
-        for node in sorted(grid.get_node_ids())
+        for node in asked_nodes(contract, grid)
     ]
     received = grid.send_and_receive(messages, timeout=contract.federation.answer_seconds)
     answers = sorted(received, key=lambda reply: reply.metadata.src_node_id)

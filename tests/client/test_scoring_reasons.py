@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from credit_client.scoring.engine import Engine
-from credit_client.scoring.reasons import adverse, attributions, scored_fields, words
+from credit_client.scoring.reasons import (
+    Attribution,
+    adverse,
+    attributions,
+    scored_fields,
+    words,
+)
 from credit_client.scoring.reference import engine_of, open_model, open_reference
 from credit_client.shard import read_shard
 from credit_common.contract import parse_contract
@@ -55,6 +61,12 @@ def test_events_are_one_field_and_the_reference_applicant_has_no_reasons(scored)
     (told,) = attributions(engine, [reference_record(contract)])
     assert [one.share for one in told] == [0.0] * len(scored_fields(contract))
     assert adverse(told) == []
+
+
+def test_rounding_is_no_reason():
+    shares = {"real": 0.02, "rounding": 2.4e-7, "lowers": -0.5}
+    told = [Attribution(field=name, share=share) for name, share in shares.items()]
+    assert [one.field for one in adverse(told, 4)] == ["real"]
 
 
 def test_a_field_that_is_as_the_reference_has_it_takes_no_row(scored):

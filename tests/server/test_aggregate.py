@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import itertools
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
@@ -95,6 +96,22 @@ def test_a_holder_that_leaves_between_two_looks_holds_up_no_round(
     assert [message.metadata.dst_node_id for message in messages] == [2, 3, 4]
     assert {message.metadata.message_type for message in messages} == {what}
     assert {request_round(message) for message in messages} == {2}
+
+
+def test_a_grid_that_fills_beside_the_coordinator_is_waited_for(federation: Contract) -> None:
+    """Flower's simulation registers its nodes while the ServerApp begins."""
+
+    class Filling(TwoNodes):
+        looks = itertools.count()
+
+        def get_node_ids(self) -> list[int]:
+            return [2, 3][: next(self.looks)]
+
+    fedavg = CreditFedAvg(federation, lambda report: None)
+    asked = array_record({"w": np.zeros(1, np.float32)})
+    grid: Any = Filling()
+    messages = list(fedavg.configure_train(1, asked, ConfigRecord(), grid))
+    assert [message.metadata.dst_node_id for message in messages] == [2, 3]
 
 
 def test_adapters_are_averaged_by_public_weight(federation: Contract) -> None:

@@ -26,6 +26,9 @@ MOST = 4
 """Reasons that are given unless more are asked for: more than four are not likely to help an
 applicant (official comment 9(b)(2)-1 to Regulation B, Equal Credit Opportunity Act)."""
 
+NOISE = 1e-5
+"""Logit up to which a share may be rounding, in batches of other sizes than the score's."""
+
 AT_ONCE = 16
 """Records that are explained together."""
 
@@ -108,8 +111,8 @@ def attributions(
 
 
 def adverse(every: Sequence[Attribution], most: int = MOST) -> list[Attribution]:
-    """The fields that raise the PD most, at most `most`; of equal ones the contract's order."""
-    raising = [one for one in every if one.share > 0]
+    """The fields that raise the PD most, beyond `NOISE`; of equal ones the contract's order."""
+    raising = [one for one in every if one.share > NOISE]
     return sorted(raising, key=lambda one: -one.share)[:most]
 
 

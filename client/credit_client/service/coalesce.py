@@ -58,7 +58,7 @@ class _Job:
 
 _Piece = tuple[_Job, Sequence[Record]]
 OnPass = Callable[[int, float, int], None]
-"""Called after each pass with its records, its seconds, and the rows that wait then."""
+"""Called after each pass with its rows, its seconds, and the rows that wait then."""
 
 
 class Coalescer:
@@ -84,12 +84,15 @@ class Coalescer:
             EngineError: If the model fails.
         """
         each = 1 + len(scored_fields(opened.contract)) if most else 1
+        # Single records go before large batches: only one another can keep them waiting.
+        single = len(records) == 1
+        ahead = sum(job.rows for job in self._single) if single else self.waiting
         # One that is alone is let in whatever its size: no later attempt would find more room.
-        if self.waiting and self.waiting + each * len(records) > self._most_waiting:
+        if ahead and ahead + each * len(records) > self._most_waiting:
             raise BusyError("too many requests are waiting")
         answer: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
         job = _Job(opened=opened, records=records, most=most, rows=each, answer=answer)
-        (self._single if len(records) == 1 else self._large).append(job)
+        (self._single if single else self._large).append(job)
         self.waiting += each * len(records)
         self._awake.set()
         try:
@@ -109,7 +112,7 @@ class Coalescer:
                     continue
                 start = time.perf_counter()
                 done = await loop.run_in_executor(self._thread, _score, pieces)
-                rows = sum(len(records) for _, records in pieces)
+                rows = sum(job.rows * len(records) for job, records in pieces)
                 self._on_pass(rows, time.perf_counter() - start, self.waiting)
                 for (job, _), part in zip(pieces, done, strict=True):
                     _settle(job, part)

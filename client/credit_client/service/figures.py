@@ -41,7 +41,7 @@ class Figures:
         self.rows = Counter("credit_rows", "Records by outcome", ["outcome"], registry=own)
         self.passes = Counter("credit_forward_passes", "Passes of the model", registry=own)
         self.pass_rows = Histogram(
-            "credit_pass_rows", "Records of a pass", buckets=_ROWS, registry=own
+            "credit_pass_rows", "Rows of a pass, as of those that wait", buckets=_ROWS, registry=own
         )
         self.pass_seconds = Histogram(
             "credit_pass_seconds", "Time of a pass", buckets=_SECONDS, registry=own

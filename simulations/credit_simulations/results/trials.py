@@ -170,7 +170,7 @@ def _trial(plain: object, where: str) -> Trial:
         seed=read.whole("seed", 0),
         folds=read.whole("folds", 0, default=0),
         leave_one_out=read.truth("leave_one_out"),
-        held_out=read.optional("held_out", 0.01, 0.99) or HELD_OUT,
+        held_out=read.optional("held_out", 0, 0.99) or HELD_OUT,
         left_out=read.whole("left_out", 0, default=0),
         delta=read.optional("delta", 0, 1),
         epsilon_spent=read.optional("epsilon_spent", 0),

@@ -19,7 +19,9 @@ REVISION = 2
 REVISIONS = {"local_only": 3}
 """The same where it changed for an arm alone."""
 DRAWN_REVISION = 3
-"""And where holders are drawn."""
+"""And where holders are drawn, or people have rows at several."""
+SEVERAL_ROWS = ("simulated-shops",)
+"""Data sets of which a person has several rows."""
 
 Partition = Literal["natural", "iid", "dirichlet", "quantity"]
 
@@ -243,8 +245,8 @@ class Trial:
 
     @property
     def _revision(self) -> int:
-        drawn = REVISION if self.entry.partition == "natural" else DRAWN_REVISION
-        return max(drawn, REVISIONS.get(self.arm, REVISION))
+        drawn = self.entry.partition != "natural" or self.entry.name in SEVERAL_ROWS
+        return max(DRAWN_REVISION if drawn else REVISION, REVISIONS.get(self.arm, REVISION))
 
 
 def load_sweep(path: Path) -> Sweep:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +20,9 @@ GROUPS = 10
 
 
 def run_trial(trial: Trial) -> dict[str, Any] | None:
-    """Run a trial and return its line; None where the contract has no use for the arm.
+    """Run a trial and return its line; None where there is nothing to tell.
 
+    That is where the contract has no use for the arm, or all users to judge by are of one label.
     The users of the last data set are kept from call to call.
 
     Raises:
@@ -30,7 +32,7 @@ def run_trial(trial: Trial) -> dict[str, Any] | None:
     drawn = draw(users, trial)
     start = time.perf_counter()
     trained = run_arm(users, drawn, trial)
-    if trained is None:
+    if trained is None or not _of_both_labels(users, drawn, trained.scores):
         return None
     taken = time.perf_counter() - start
     spoilt = {}
@@ -60,6 +62,10 @@ def run_trial(trial: Trial) -> dict[str, Any] | None:
         "rounds": [{"round": n, "auc": _told(auc)} for n, auc in trained.rounds.items()],
         "seconds": round(taken, 2),
     }
+
+
+def _of_both_labels(users: Users, drawn: Draw, names: Iterable[str]) -> bool:
+    return len({label for name in names for label in users.labels[drawn.holdout[name]]}) == 2
 
 
 def judged(users: Users, drawn: Draw, scores: Scores) -> dict[str, Any]:

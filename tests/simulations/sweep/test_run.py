@@ -174,6 +174,14 @@ def _alive(group):
     return True
 
 
+def test_holders_of_one_label_alone_are_nothing_to_judge_by():
+    entry = Entry(name="german", partition="dirichlet", holders=4, alpha=0.1, min_rows=20)
+    trials = [Trial(entry=entry, arm="newcomers", epsilon=None, seed=s) for s in range(3)]
+    lines = [run_trial(trial) for trial in trials]
+    assert None in lines
+    assert all(line["auc"] is not None for line in lines if line)
+
+
 def test_drawn_holders_are_one_setting_though_some_have_one_label_alone():
     entry = Entry(name="german", partition="dirichlet", holders=8, alpha=0.2, min_rows=20)
     lines = [run_trial(Trial(entry=entry, arm="gbm", epsilon=None, seed=s)) for s in range(4)]

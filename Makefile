@@ -24,10 +24,12 @@ check: $(STAMP)  ## ruff, import-linter, mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-# One worker a core, one thread a worker: most tests start processes that load torch. Who is done
-# takes over from who is not: the slowest files come last.
+# A worker more than there are cores, since many tests wait; one thread a worker: most start processes
+# that load torch. Who is done takes over from who is not: the slowest files come last.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
 test: check  ## checks, then the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-gpu: $(STAMP)  ## parity, speed and memory on CUDA or MPS; skipped with the reason where there is none
 	$(BIN)/python -m pytest tests/gpu -s -rs

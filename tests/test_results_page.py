@@ -7,7 +7,7 @@ import pytest
 
 from credit_simulations.results.rows import rows
 from credit_simulations.results.spoilt import spoilt_grid
-from credit_simulations.results.tables import as_markdown, grid_markdown, rows_grid
+from credit_simulations.results.tables import as_markdown, grid_markdown, pivot_grid, rows_grid
 from credit_simulations.results.trials import read_trials
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -39,6 +39,13 @@ def test_the_tables_of_spoilt_records_are_those_that_the_report_prints():
     between = PAGE.split("<!-- robustness -->")[1].split("<!-- end of robustness -->")[0]
     grids = (rows_grid(rows(trials)), spoilt_grid(trials))
     assert between.strip() == "\n".join(map(grid_markdown, grids)).strip()
+
+
+def test_the_table_of_simulated_merchants_is_that_which_the_report_prints():
+    trials = read_trials(DOCS / "results-simulated.jsonl").trials
+    between = PAGE.split("<!-- simulated -->")[1].split("<!-- end of simulated -->")[0]
+    assert between.strip() == grid_markdown(pivot_grid(trials)).strip()
+    assert "| best possible |  | 0.814 |" in between
 
 
 def test_spoilt_records_newcomers_and_a_later_period_are_all_there():

@@ -84,7 +84,7 @@ def encode(kind: Upload, trained: FloatArrays, base: FloatArrays, uniform: Unifo
         return {name: array.copy() for name, array in trained.items()}
     out: Encoded = {}
     for name, array in trained.items():
-        change = array.astype(np.float64) - base[name]
+        change = _float64(array) - base[name]
         change = np.clip(np.nan_to_num(change, nan=0.0), -LARGEST, LARGEST)
         if kind == "bfloat16":
             out[name] = _upper_half(change.astype(np.float32))
@@ -150,11 +150,16 @@ def check_upload(kind: Upload, shapes: Shapes, arrays: Mapping[str, NDArray[Any]
 def _change(kind: Upload, name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
     array = arrays[name]
     if kind == "bfloat16":
-        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return _float64((array.astype(np.uint32) << 16).view(np.float32))
     scale = arrays[name + SCALE].astype(np.float64)
     axis = _axis(array.shape)
     along = tuple(n if i == axis else 1 for i, n in enumerate(array.shape))
     return array * scale.reshape(along)
+
+
+def _float64(array: NDArray[np.float32]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # a signalling nan is a nan like any other
+        return array.astype(np.float64)
 
 
 def _upper_half(values: NDArray[np.float32]) -> NDArray[np.uint16]:

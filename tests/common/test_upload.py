@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -164,6 +164,8 @@ words = st.lists(st.integers(0, 2**32 - 1), min_size=6, max_size=6)
 
 @settings(max_examples=300, deadline=None)
 @given(kind=st.sampled_from(("bfloat16", "int8")), after=words, before=words)
+@example(kind="bfloat16", after=[0x7F800001] * 6, before=[0] * 6)  # a signalling nan
+@example(kind="int8", after=[0x7F800001] * 6, before=[0] * 6)
 def test_whatever_was_trained_is_sent_as_finite_numbers(
     kind: Upload, after: list[int], before: list[int]
 ) -> None:
@@ -178,6 +180,12 @@ def test_whatever_was_trained_is_sent_as_finite_numbers(
     assert back.dtype == np.float32
     unknown = np.isnan(floats(after))
     assert np.array_equal(back[unknown], base["w"][unknown])
+
+
+def test_a_signalling_nan_from_the_wire_is_refused_without_a_warning() -> None:
+    base = {"w": np.zeros((2, 3), np.float32)}
+    with pytest.raises(WireError, match="too large, or no numbers"):
+        decode("bfloat16", {"w": np.full((2, 3), 0x7F81, np.uint16)}, base)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])

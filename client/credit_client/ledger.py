@@ -194,7 +194,7 @@ class Ledger:
         """The reply that a message was answered with, or None for a message never charged.
 
         Raises:
-            PrivacyError: If another request had this id, or the reply is forgotten: fresh noise is
+            PrivacyError: If another request had this id, or the reply is gone: fresh noise is
                 never drawn for a message that was answered.
         """
         with self._lock:
@@ -205,16 +205,11 @@ class Ledger:
                 raise PrivacyError(f"message {message_id!r} was charged for another request")
             rows = self._execute("SELECT reply FROM replies WHERE message_id = ?", message_id)
             if not rows:
-                raise PrivacyError(f"message {message_id!r} is already answered, and acknowledged")
+                raise PrivacyError(f"message {message_id!r} is already answered, its reply is gone")
             reply = bytes(rows[0][0])
             if digest(reply) != found.reply_digest:
                 raise self._tampered(found.sequence, "its reply is another one")
             return reply
-
-    def forget_reply(self, message_id: str) -> None:
-        """Drop the bytes of an acknowledged reply. The entry stays."""
-        with self._writing():
-            self._execute("DELETE FROM replies WHERE message_id = ?", message_id)
 
     def confirm(self, message_id: str, payload: bytes) -> Entry:
         """The entry by which these very bytes were charged for a message.

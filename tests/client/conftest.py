@@ -135,25 +135,36 @@ def answer():
     return make
 
 
-@pytest.fixture
-def released(tmp_path, federation_file, model_for, shaken):
-    """A release of a contract with changes, its model, and its adapter."""
+@pytest.fixture(scope="session")
+def write_small(model_for, shaken):
+    """Writes a release of a contract's text after one round; returns its model and adapter."""
 
-    def make(model=None, task=None, edges=None, **changes):
-        asks = {"federated": edges is not None, **changes}
-        text = federation_file(model=model or {}, task=task or {}, **asks)
+    def write(folder, text, seed=0, scale=0.3, edges=None):
         own = model_for(parse_contract(text))
-        spent = schedule_epsilon(own.contract, 1)
+        spent = schedule_epsilon(own.contract, 1) or (None, None)
         facts = Facts(
             rounds=1,
             holders=2,
             epsilon=spent[0],
             holdout_epsilon=spent[1],
-            created="2025-01-02T03:04:05Z",
+            created=f"2025-01-02T03:04:{seed:02}Z",
         )
-        adapter = shaken(own)
-        write_release(tmp_path / "release", text, own, adapter, facts, edges)
-        return tmp_path / "release", own, adapter
+        adapter = shaken(own, seed, scale)
+        write_release(folder, text, own, adapter, facts, edges)
+        return own, adapter
+
+    return write
+
+
+@pytest.fixture
+def released(tmp_path, federation_file, write_small):
+    """A release of a contract with changes, its model, and its adapter."""
+
+    def make(model=None, task=None, edges=None, **changes):
+        asks = {"federated": edges is not None, **changes}
+        text = federation_file(model=model or {}, task=task or {}, **asks)
+        folder = tmp_path / "release"
+        return folder, *write_small(folder, text, edges=edges)
 
     return make
 

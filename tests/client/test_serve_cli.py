@@ -19,25 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 
 @pytest.fixture(scope="module")
-def made(federation_file, model_for, shaken, tmp_path_factory):
+def made(federation_file, write_small, tmp_path_factory):
     """Two releases of one contract, wide part alone, and one of another."""
-    from credit_common.claim import Facts, schedule_epsilon
-    from credit_common.contract import parse_contract
-    from credit_common.release import write_release
-
     folder = tmp_path_factory.mktemp("made")
     for name, seed, task in (("001", 1, {}), ("002", 2, {}), ("other", 3, {"base_rate": 0.3})):
         text = federation_file(model={"train": ["wide"]}, task=task)
-        own = model_for(parse_contract(text))
-        spent = schedule_epsilon(own.contract, 1)
-        facts = Facts(
-            rounds=1,
-            holders=2,
-            epsilon=spent[0],
-            holdout_epsilon=spent[1],
-            created="2025-01-02T03:04:05Z",
-        )
-        write_release(folder / name, text, own, shaken(own, seed), facts)
+        write_small(folder / name, text, seed)
     return folder
 
 

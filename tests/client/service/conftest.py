@@ -10,9 +10,6 @@ import pytest
 from credit_client.service.connection import listen
 from credit_client.service.settings import Settings
 from credit_client.service.worker import assemble, serve
-from credit_common.claim import Facts, schedule_epsilon
-from credit_common.contract import parse_contract
-from credit_common.release import write_release
 
 WORDS = "paid late twice then bought shoes and a lamp on a rainy day for the new flat"
 DECISION = {
@@ -23,22 +20,12 @@ DECISION = {
 
 
 @pytest.fixture(scope="session")
-def write_of(federation_file, model_for, shaken):
+def write_of(federation_file, write_small):
     """Writes a release of the small contract, with changes, into a folder."""
 
     def write(folder, seed=0, **changes):
         changes = {"decision": DECISION, **changes}
-        text = federation_file(**changes)
-        own = model_for(parse_contract(text))
-        spent = schedule_epsilon(own.contract, 1)
-        facts = Facts(
-            rounds=1,
-            holders=2,
-            epsilon=spent[0],
-            holdout_epsilon=spent[1],
-            created=f"2025-01-02T03:04:{seed:02}Z",
-        )
-        write_release(folder, text, own, shaken(own, seed), facts)
+        write_small(folder, federation_file(**changes), seed)
         return folder
 
     return write

@@ -10,9 +10,7 @@ from credit_client.scoring.calibration import fit, write_calibration
 from credit_client.scoring.reference import open_reference
 from credit_client.shard import read_shard
 from credit_client.validation.judge import Asked, judge
-from credit_common.claim import Facts
-from credit_common.contract import parse_contract
-from credit_common.release import open_release, write_release
+from credit_common.release import open_release
 
 DECISION = {
     "approve_below": 0.15,
@@ -50,17 +48,13 @@ def make_rows(n, seed=0):
 
 
 @pytest.fixture(scope="session")
-def release_of(tmp_path_factory, federation_file, model_for, shaken):
+def release_of(tmp_path_factory, federation_file, write_small):
     """Writes the release of the small federation file with changes, without privacy."""
 
     def make(seed=0, scale=2.5, **changes) -> Path:
         text = federation_file(private=False, **{"decision": DECISION, **changes})
-        model = model_for(parse_contract(text))
-        facts = Facts(
-            rounds=1, holders=2, epsilon=None, holdout_epsilon=None, created="2025-01-02T03:04:05Z"
-        )
         folder = tmp_path_factory.mktemp("validated") / "release"
-        write_release(folder, text, model, shaken(model, seed, scale), facts)
+        write_small(folder, text, seed, scale)
         return folder
 
     return make

@@ -25,7 +25,7 @@ check: $(STAMP)  ## ruff, import-linter, mypy
 	$(BIN)/mypy
 
 # A worker more than there are cores, since many tests wait; one thread a worker: most start processes
-# that load torch. Who is done takes over from who is not: the slowest files come last.
+# that load torch. Who is done takes over from who is not; files marked `long` are begun first.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 test: check  ## checks, then the whole test suite

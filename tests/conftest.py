@@ -28,6 +28,31 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files marked `long` come first in the workers' shares, dealt out by their seconds.
+
+    xdist gives each worker the next of equally many tests, and lets who is done take over the end
+    of another's share: what is long must not be begun when the others are nearly done.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers == 1:
+        return
+    seconds = {item.path: m.args[0] for item in items if (m := item.get_closest_marker("long"))}
+    dealt: list[list[Path]] = [[] for _ in range(workers)]
+    for path in sorted(seconds, key=lambda path: -seconds[path]):
+        min(dealt, key=lambda own: sum(map(seconds.__getitem__, own))).append(path)
+    others = [item for item in items if item.path not in seconds]
+    ordered, left = [], len(items)
+    for number, own in enumerate(dealt):
+        share = [item for path in own for item in items if item.path == path]
+        size = left // (workers - number)
+        left -= size
+        filled = max(0, size - len(share))
+        ordered += share + others[:filled]
+        del others[:filled]
+    items[:] = ordered + others
+
+
 NOTE = "paid late twice then bought shoes and a lamp on a rainy day for the new flat"
 
 CONTRACT = """\

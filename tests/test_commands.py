@@ -32,6 +32,8 @@ from credit_simulations.data import contract_path
 from credit_simulations.federation import make_parties, read_shards, simulate
 from credit_simulations.packaged import packaged_shards
 
+pytestmark = pytest.mark.long(330)
+
 ENOUGH = 120.0
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GRPC_VERBOSITY": "NONE"}
 FINGERPRINT = re.compile(r"fingerprint of .*: ([0-9a-f ]+)$", re.MULTILINE)

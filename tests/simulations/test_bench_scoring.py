@@ -8,6 +8,7 @@ from credit_simulations.cli import main
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long(120),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
 ]
 

@@ -11,7 +11,7 @@ from credit_simulations.chaos.cli import kills_summary, summary
 from credit_simulations.chaos.kills import run_kills
 from credit_simulations.cli import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long(190)]
 
 
 def test_five_runs_lose_nothing_count_nothing_twice_and_end_near_the_calm_one(

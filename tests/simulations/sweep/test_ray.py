@@ -28,7 +28,7 @@ name = "german"
 min_rows = 50
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long(120)]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from credit_simulations.sweep.workers import by_processes, work
 GERMAN = Entry(name="german", min_rows=50)
 SWEEP = Sweep(name="small", epsilons=(8.0,), seeds=1, data=(GERMAN,))
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long(170)]
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,9 @@ def add_serve(commands: Any) -> None:
     access.add_argument(
         "--no-access-control", action="store_true", help="let everybody in who reaches the address"
     )
+    access.add_argument(
+        "--plain-http", action="store_true", help="no TLS here: a proxy in front does it"
+    )
     limits = serve.add_argument_group("limits")
     for name, kind, metavar, words in _NUMBERS:
         limits.add_argument(f"--{name}", type=kind, metavar=metavar, help=words)
@@ -118,6 +121,7 @@ def _serve(options: argparse.Namespace) -> int:
         if all(tls)
         else None,
         no_access_control=options.no_access_control,
+        plain_http=options.plain_http,
         docs=options.docs,
         access_log=options.access_log,
         **{name: value for name, value in given.items() if value is not None},

@@ -247,7 +247,9 @@ def test_what_cannot_be_served_is_one_line(made, tmp_path, capsys):
         port = taken.getsockname()[1]
         line = refused(capsys, "--release", release, "--port", port)
     assert line == f"credit-client: --host 127.0.0.1 --port {port}: address already in use"
-    line = refused(capsys, "--release", release, "--host", "nowhere.invalid", "--no-access-control")
+    elsewhere = ("--host", "nowhere.invalid", "--no-access-control")
+    assert "or type --plain-http" in refused(capsys, "--release", release, *elsewhere)
+    line = refused(capsys, "--release", release, *elsewhere, "--plain-http")
     assert line.startswith("credit-client: --host nowhere.invalid --port 8000: ")
     assert "can be reached from elsewhere" in refused(
         capsys, "--release", release, "--host", "0.0.0.0"

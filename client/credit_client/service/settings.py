@@ -32,6 +32,7 @@ class Settings:
         token_file: Bearer tokens, see `access`; None asks for none.
         tls: None for plain HTTP.
         no_access_control: Whether an address that others reach may be served to everybody.
+        plain_http: Whether records and tokens may cross a network as they are.
         rate: Requests a second of one client, over all workers; 0 for no limit.
         burst: Requests of one client at once.
         max_body: Bytes of a request's body.
@@ -59,6 +60,7 @@ class Settings:
     token_file: Path | None = None
     tls: Tls | None = None
     no_access_control: bool = False
+    plain_http: bool = False
     rate: float = 200.0
     burst: int = 400
     max_body: int = 2 << 20
@@ -88,6 +90,12 @@ class Settings:
             raise CreditError(
                 f"--host {self.host} can be reached from elsewhere: give --token-file, or "
                 "--tls-cert, --tls-key and --tls-client-ca; or type --no-access-control"
+            )
+        if not (self.tls or self.loopback or self.plain_http):
+            raise CreditError(
+                f"--host {self.host} can be reached from elsewhere, and records and tokens would "
+                "go there unencrypted: give --tls-cert and --tls-key; or type --plain-http, behind "
+                "a proxy that does TLS"
             )
 
     @property

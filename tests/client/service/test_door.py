@@ -268,8 +268,11 @@ def test_an_address_that_others_reach_needs_access_control(tmp_path, host, certi
     for given in ({}, {"tls": one_way}):
         with pytest.raises(CreditError, match=f"--host {host} can be reached"):
             Settings(release=tmp_path, host=host, **given)
-    Settings(release=tmp_path, host=host, no_access_control=True)
-    Settings(release=tmp_path, host=host, token_file=tmp_path / "tokens")
+    for allowed in ({"no_access_control": True}, {"token_file": tmp_path / "tokens"}):
+        with pytest.raises(CreditError, match=f"--host {host} .* unencrypted: .*--plain-http"):
+            Settings(release=tmp_path, host=host, **allowed)
+        Settings(release=tmp_path, host=host, **allowed, tls=one_way)
+        Settings(release=tmp_path, host=host, **allowed, plain_http=True)
     for own in ("127.0.0.1", "::1", "localhost"):
         Settings(release=tmp_path, host=own)
 

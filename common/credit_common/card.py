@@ -99,7 +99,8 @@ def _training(contract: Contract, facts: Facts, sha256: str | None) -> str:
     trained = {
         "lora": f"LoRA of rank {spec.rank} on {' and '.join(sorted(spec.targets))} of the top "
         + ("layer" if spec.layers == 1 else f"{spec.layers} layers"),
-        "head": "a linear head on [CLS]",
+        "head": "a linear head on [CLS]"
+        + (" and the mean of the last layer's input" if spec.mean_weight else ""),
         "wide": "a linear part on the record's numbers and codes",
     }
     lines = [
@@ -224,8 +225,8 @@ def code_block(contract: Contract) -> str:
             f"tokens = tokenizer(text, truncation=True, max_length={spec.tokens}, "
             'return_tensors="pt")',
             "with torch.no_grad():",
-            "    cls = bert(**tokens).last_hidden_state[:, 0].numpy()",
-            'centred = (cls - head["reference"]) / np.linalg.norm(head["reference"])',
+            *_reading(spec.mean_weight),
+            'centred = (read - head["reference"]) / np.linalg.norm(head["reference"])',
             'score = score + head["text_scale"] * centred @ head["head.weight"].T',
             'score = score + head["head.bias"]',
         ]
@@ -245,6 +246,17 @@ def code_block(contract: Contract) -> str:
             'score = score + wide @ head["wide.weight"].T',
         ]
     return "\n".join([*lines, "", "print(score)"])
+
+
+def _reading(mean_weight: float) -> list[str]:
+    """Lines that make `read`, (1, hidden), of one text, so that no token is padding."""
+    if mean_weight == 0:
+        return ["    read = bert(**tokens).last_hidden_state[:, 0].numpy()"]
+    return [
+        "    out = bert(**tokens, output_hidden_states=True)",
+        f"read = out.last_hidden_state[:, 0] + {mean_weight!r} * out.hidden_states[-2].mean(1)",
+        "read = read.numpy()",
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -255,6 +255,8 @@ def canonical(contract: Contract) -> bytes:
     for name, as_before in _FORMERLY.items():
         if plain["training"][name] == as_before:
             del plain["training"][name]
+    if plain["model"]["mean_weight"] == 0:
+        del plain["model"]["mean_weight"]
     for declared in plain["fields"]:
         if declared.get("quantiles", "") is None:
             del declared["quantiles"]

@@ -1,4 +1,4 @@
-"""The credit model: frozen BERT, LoRA on its top layers, a head on [CLS], and a wide part.
+"""The credit model: frozen BERT, LoRA on its top layers, a head on its text, and a wide part.
 
 `frozen` computes the layers that nothing trains, once per example; `forward` goes on from there, so
 that training touches only the top k layers. The last layer is computed for the [CLS] token alone,
@@ -44,8 +44,9 @@ class CreditModel(nn.Module):
         precision: Of BERT's matrix products; "auto" takes bfloat16 where there are matrix units for
             it. Trained and fixed factors, head, and the reference record stay float32.
 
-    The score of a record is head(cls) + wide(features) + offset, one logit (binary), logits by
-    class, or a value in [0, 1] (regression). `cls` is the [CLS] vector less that of the contract's
+    The score of a record is head(text) + wide(features) + offset, one logit (binary), logits by
+    class, or a value in [0, 1] (regression). `text` is the [CLS] vector, plus the contract's
+    mean_weight times the mean of the last layer's input tokens, less the same of the contract's
     reference record, over the latter's norm: all records share most of the vector, and what they
     share would only cost clipping. It is a public constant.
     """
@@ -74,7 +75,7 @@ class CreditModel(nn.Module):
             depth: int = bert.config.num_hidden_layers
             if spec.layers > depth:
                 raise BackboneError(f"model.layers = {spec.layers}: the backbone has {depth}")
-            # Without LoRA every layer is frozen, and only [CLS] of the last one is kept.
+            # Without LoRA every layer is frozen, and only what the head reads is kept.
             self.trained_layers = spec.layers if "lora" in spec.train else 0
             self.frozen_layers = depth - self.trained_layers
             self.bert = with_lora(bert, spec, generator) if self.trained_layers else bert
@@ -178,17 +179,20 @@ class CreditModel(nn.Module):
         """Output of the layers that nothing trains.
 
         Returns:
-            (n, length, hidden), or (n, 1, hidden), the [CLS] vectors, where no layer is trained.
+            (n, length, hidden), or (n, 1, hidden), what `read` gives, where no layer is trained.
         """
         hidden: Tensor = self.bert.embeddings(input_ids=ids)
         bias = _attention_bias(mask)
+        before = hidden
         with mixed(self.bf16, self.device):
             for layer in self.bert.encoder.layer[: self.frozen_layers]:
-                hidden = _only(layer(hidden, bias))
-        return hidden if self.trained_layers else hidden[:, :1]
+                before, hidden = hidden, _only(layer(hidden, bias))
+        if self.trained_layers:
+            return hidden
+        return self._pooled(hidden[:, 0].float(), before, mask)[:, None]
 
     def read(self, hidden: Tensor, mask: Tensor, taps: list[Tap] | None = None) -> Tensor:
-        """[CLS] of the last layer, (n, hidden), from `frozen`'s output.
+        """What the head reads of texts, (n, hidden), from `frozen`'s output.
 
         Args:
             hidden: (n, length, hidden) float.
@@ -203,7 +207,16 @@ class CreditModel(nn.Module):
             with tapped(layers[:-1], taps):
                 for layer in layers[:-1]:
                     hidden = _only(layer(hidden, bias))
-            return _read_layer(layers[-1], hidden, mask, taps).float()
+            cls = _read_layer(layers[-1], hidden, mask, taps).float()
+        return self._pooled(cls, hidden, mask)
+
+    def _pooled(self, cls: Tensor, last: Tensor, mask: Tensor) -> Tensor:
+        """[CLS] (n, hidden) + weighted mean of the last layer's input (n, length, hidden)."""
+        weight = self.contract.model.mean_weight
+        if weight == 0:
+            return cls
+        total = (mask.float()[:, None] @ last.float())[:, 0]
+        return cls + weight * total / mask.sum(1, keepdim=True)
 
     def forward(self, hidden: Tensor | None, mask: Tensor | None, wide: Tensor | None) -> Tensor:
         """Scores from `frozen`'s output and the wide features.
@@ -222,7 +235,7 @@ class CreditModel(nn.Module):
     def text_features(
         self, hidden: Tensor | None, mask: Tensor | None, taps: list[Tap] | None = None
     ) -> Tensor:
-        """The head's input, (n, hidden): [CLS] less the reference, scaled."""
+        """The head's input, (n, hidden): what is read less the reference, scaled."""
         assert hidden is not None
         assert mask is not None
         assert self.reference is not None

@@ -179,25 +179,26 @@ def open_release(folder: Path) -> Release:
 
 def release_scores(
     head: Mapping[str, NDArray[np.float32]],
-    cls: NDArray[np.floating[Any]] | None,
+    read: NDArray[np.floating[Any]] | None,
     wide: NDArray[np.floating[Any]] | None,
 ) -> NDArray[np.float32]:
-    """Scores of a release, from the [CLS] vectors of the BERT with its adapter.
+    """Scores of a release, from what its head reads of the BERT with its adapter.
 
-        features = (cls - reference) / |reference| * text_scale
+        read = last_hidden_state[:, 0] + mean_weight * mean of hidden_states[-2] over its tokens
+        features = (read - reference) / |reference| * text_scale
         score = features @ head.weight.T + head.bias + wide @ wide.weight.T + offset
 
     Args:
         head: The arrays of head.safetensors.
-        cls: (n, hidden); None where the contract reads no text.
+        read: (n, hidden); None where the contract reads no text.
         wide: (n, wide_width), see `credit_common.text`; None where that part is not trained.
 
     Returns:
         (n, outputs): logits, or the value in [0, 1] of a regression.
     """
     score: NDArray[Any] = head["offset"]
-    if cls is not None:
-        features = (cls - head["reference"]) / np.linalg.norm(head["reference"])
+    if read is not None:
+        features = (read - head["reference"]) / np.linalg.norm(head["reference"])
         score = score + features * head["text_scale"] @ head["head.weight"].T + head["head.bias"]
     if wide is not None:
         score = score + wide @ head["wide.weight"].T

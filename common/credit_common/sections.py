@@ -124,7 +124,9 @@ class Model:
         factors: "fedavg" trains and averages A and B, "ffa" keeps A at its public initial value
             (Sun et al. 2024).
         train: Which groups of weights are trained; without "lora" and "head" there is no text.
-        text_scale: Public factor on the [CLS] vector before the head. Under one clip norm it sets
+        mean_weight: w of what the head reads of a text, the last layer's [CLS] + w times the mean
+            of the tokens that go into that layer; 0 for [CLS] alone.
+        text_scale: Public factor on what the head reads of the text. Under one clip norm it sets
             how much of a user's gradient belongs to the text side.
         seed: Public seed of the initial weights.
     """
@@ -138,6 +140,7 @@ class Model:
     targets: tuple[Literal["query", "value"], ...] = ("query", "value")
     factors: Literal["fedavg", "ffa"] = "fedavg"
     train: tuple[GroupName, ...] = ("lora", "head", "wide")
+    mean_weight: float = 0.0
     text_scale: float = 1.0
     dropout: float = 0.0
     seed: int = 0
@@ -148,6 +151,8 @@ class Model:
         require(8 <= self.tokens <= 512, "model.tokens", self.tokens, "between 8 and 512")
         require(self.layers >= 1, "model.layers", self.layers, "at least 1")
         require(1 <= self.rank <= 64, "model.rank", self.rank, "between 1 and 64")
+        ok = 0 <= self.mean_weight <= 100
+        require(ok, "model.mean_weight", self.mean_weight, "between 0 and 100")
         require(self.text_scale > 0, "model.text_scale", self.text_scale, "positive")
         require(self.alpha > 0, "model.alpha", self.alpha, "positive")
         require(bool(self.targets), "model.targets", self.targets, "at least one projection")

@@ -114,11 +114,14 @@ def test_what_is_kept_of_a_record_does_not_know_the_others(shop, records):
                 assert torch.equal(mask, other_mask)
 
 
-def test_at_cls_is_the_frozen_bert(shop, variant, model_for):
-    model, contract, records, examples, adapter = shop
+@pytest.mark.parametrize("mean_weight", [0.0, 1.0])
+def test_at_cls_is_the_frozen_bert(shop, variant, model_for, mean_weight):
+    _, contract, records, examples, adapter = shop
+    read = {"layers": 2, "tokens": 40, "mean_weight": mean_weight}
+    model = model_for(variant(model=read))
     model.load_adapter(adapter)  # what is trained has no part in it
     kept = examples.at_cls(model)
-    frozen = model_for(variant(model={"tokens": 40, "train": ("head", "wide")}))
+    frozen = model_for(variant(model={**read, "train": ("head", "wide")}))
     fresh = Examples(frozen, frozen.contract, records)
     for row in range(0, len(records), 9):
         (mine,), (theirs,) = hidden_of(kept, row)[0], hidden_of(fresh, row)[0]

@@ -80,10 +80,15 @@ class Plain(nn.Module):
         score = model.offset
         if model.reads_text:
             bias = torch.where(mask, 0.0, torch.finfo(torch.float32).min)[:, None, None, :]
+            before = hidden
             for layer in getattr(self, "layers", ()):
                 out = layer(hidden, bias)
-                hidden = out[0] if isinstance(out, tuple) else out
-            cls = (hidden[:, 0] - model.reference) / model.reference.norm()
+                before, hidden = hidden, out[0] if isinstance(out, tuple) else out
+            read = hidden[:, 0]
+            if model.trained_layers:  # otherwise it is in what is kept
+                mean = (before * mask[:, :, None]).sum(1) / mask.sum(1)[:, None]
+                read = read + model.contract.model.mean_weight * mean
+            cls = (read - model.reference) / model.reference.norm()
             score = score + self.head(cls * model.contract.model.text_scale)
         if wide is not None:
             score = score + self.wide(wide)
@@ -121,10 +126,12 @@ def furthest(ours, theirs):
 @pytest.mark.parametrize("targets", [("query", "value"), ("query",), ("value",)])
 @pytest.mark.parametrize("factors", ["fedavg", "ffa"])
 @pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("mean_weight", [0.0, 1.0])
 def test_each_gradient_is_autograds_of_a_batch_of_one(
-    variant, model_for, shaken, layers, factors, targets
+    variant, model_for, shaken, layers, factors, targets, mean_weight
 ):
-    model = model_for(variant(model={"layers": layers, "factors": factors, "targets": targets}))
+    read = {"layers": layers, "targets": targets, "mean_weight": mean_weight}
+    model = model_for(variant(model={"factors": factors, **read}))
     model.load_adapter(shaken(model, scale=0.1))
     batch = some(model)
     ours = filled(model, batch)

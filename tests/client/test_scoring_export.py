@@ -35,7 +35,7 @@ def labelled(contract, count=240):
         ({"layers": 3, "tokens": 24, "text_scale": 2.0}, {}),
         ({"train": ["lora", "head"], "factors": "ffa"}, {}),
         ({"train": ["wide"]}, {}),
-        ({"layers": 2}, CLASSES),
+        ({"layers": 2, "mean_weight": 2.5}, CLASSES),
     ],
 )
 def test_an_export_scores_as_the_reference_does(released, tmp_path, model, task):

@@ -79,6 +79,8 @@ def score_of(model, text, wide):
         ({"layers": 1, "factors": "ffa"}, VALUE),
         ({"layers": 3, "train": ["lora", "head"], "tokens": 8}, CLASSES),
         ({"train": ["head", "wide"]}, {}),
+        ({"layers": 2, "mean_weight": 2.5}, {}),
+        ({"train": ["head"], "mean_weight": 2.5}, {}),
         ({"train": ["wide"]}, CLASSES),
     ],
 )

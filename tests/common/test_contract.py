@@ -163,7 +163,9 @@ def test_the_digest_ignores_order_comments_and_spelling(contract_text: str) -> N
 
 
 def test_stating_a_default_changes_no_digest(contract_text: str, contract: Contract) -> None:
-    stated = contract_text.replace("rank = 4", 'rank = 4\nalpha = 16\nfactors = "fedavg"')
+    stated = contract_text.replace(
+        "rank = 4", 'rank = 4\nalpha = 16\nfactors = "fedavg"\nmean_weight = 0'
+    )
     plain = 'steps = 2\nupload = "float32"\nserver_learning_rate = 1\nserver_momentum = 0'
     plain += '\naggregation = "mean"\nbyzantine = 0'
     stated = stated.replace("steps = 2", plain)

@@ -17,6 +17,8 @@ TEXTS = [
     "orders 12 orders 7 age 19 paid late twice, then on time; income unknown, who owns a home",
 ]
 DEPTHS = (1, 2, 6)
+WEIGHTS = (0.0, 1.0)
+"""Of the mean beside [CLS]."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,37 +70,42 @@ def batch(model, extra=0, texts=TEXTS):
 
 
 @torch.no_grad()
-def plain_cls(model, ids, mask):
+def plain_read(model, ids, mask):
     """What transformers and peft themselves compute, all tokens through all layers."""
-    return model.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state[:, 0]
+    out = model.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+    means = [tokens[own].mean(0) for tokens, own in zip(out.hidden_states[-2], mask, strict=True)]
+    weight = model.contract.model.mean_weight
+    return out.last_hidden_state[:, 0] + weight * torch.stack(means)
 
 
 @torch.no_grad()
-def own_cls(model, ids, mask):
+def own_read(model, ids, mask):
     return model.read(model.frozen(ids, mask), mask)
 
 
 @pytest.mark.parametrize("layers", DEPTHS)
 @pytest.mark.parametrize("targets", [("query", "value"), ("query",), ("value",)])
-def test_read_is_the_cls_vector_of_the_plain_peft_model(model_of, layers, targets):
-    model = model_of(layers=layers, targets=targets)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_read_is_what_the_plain_peft_model_gives(model_of, layers, targets, weight):
+    model = model_of(layers=layers, targets=targets, mean_weight=weight)
     ids, mask = batch(model, extra=5)
-    untrained = plain_cls(model, ids, mask)
+    untrained = plain_read(model, ids, mask)
     shake(model)
-    plain = plain_cls(model, ids, mask)
-    assert (plain - own_cls(model, ids, mask)).abs().max() < 1e-5
+    plain = plain_read(model, ids, mask)
+    assert (plain - own_read(model, ids, mask)).abs().max() < 1e-5
     assert (plain - untrained).abs().max() > 1e-3  # LoRA took part, so that it was compared
 
 
 @pytest.mark.parametrize("layers", DEPTHS)
-def test_the_result_does_not_depend_on_padding(model_of, layers):
-    model = model_of(layers=layers)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_the_result_does_not_depend_on_padding(model_of, layers, weight):
+    model = model_of(layers=layers, mean_weight=weight)
     shake(model)
     ids, mask = batch(model)
     longer_ids, longer_mask = batch(model, extra=24)
-    short, long = own_cls(model, ids, mask), own_cls(model, longer_ids, longer_mask)
+    short, long = own_read(model, ids, mask), own_read(model, longer_ids, longer_mask)
     assert (short - long).abs().max() < 1e-5
-    unmasked = own_cls(model, longer_ids, torch.ones_like(longer_mask))
+    unmasked = own_read(model, longer_ids, torch.ones_like(longer_mask))
     assert (short - unmasked).abs().max() > 1e-3  # a model that reads padding is told apart
 
 
@@ -233,8 +240,9 @@ def test_adapters_are_copies(model_of):
     assert not any(np.array_equal(fresh[name], start[name]) for name in kept)
 
 
-def test_without_lora_the_head_reads_the_frozen_bert(model_of, contract):
-    model = model_of(train=("head", "wide"))
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_without_lora_the_head_reads_the_frozen_bert(model_of, contract, weight):
+    model = model_of(train=("head", "wide"), mean_weight=weight)
     assert model.schema() == {
         "head.bias": (1,),
         "head.weight": (1, 384),
@@ -244,7 +252,7 @@ def test_without_lora_the_head_reads_the_frozen_bert(model_of, contract):
     hidden = model.frozen(ids, mask)
     assert hidden.shape == (len(TEXTS), 1, 384)
     assert torch.equal(model.read(hidden, mask), hidden[:, 0])
-    assert (plain_cls(model, ids, mask) - hidden[:, 0]).abs().max() < 1e-5
+    assert (plain_read(model, ids, mask) - hidden[:, 0]).abs().max() < 1e-5
 
 
 def test_the_wide_part_alone_needs_no_bert(contract, variant):
@@ -286,7 +294,7 @@ def test_layers_that_wrap_their_output_in_a_tuple_are_read_too(model_of, monkeyp
     model = model_of(layers=2)
     shake(model)
     ids, mask = batch(model)
-    bare = own_cls(model, ids, mask)
+    bare = own_read(model, ids, mask)
     for layer in model.bert.encoder.layer:
         call = layer.forward
 
@@ -295,7 +303,7 @@ def test_layers_that_wrap_their_output_in_a_tuple_are_read_too(model_of, monkeyp
             return out if isinstance(out, tuple) else (out,)
 
         monkeypatch.setattr(layer, "forward", wrapped)
-    assert torch.equal(own_cls(model, ids, mask), bare)
+    assert torch.equal(own_read(model, ids, mask), bare)
 
 
 def test_a_contract_that_does_not_fit_the_backbone_is_refused(backbone, variant):

@@ -134,7 +134,7 @@ class Examples:
         return other
 
     def at_cls(self, model: CreditModel) -> "Examples":
-        """The same examples for a contract without LoRA: [CLS] of the frozen BERT, computed once.
+        """The same examples for a contract without LoRA: what the head reads, computed once.
 
         At the initial adapter LoRA adds nothing (B is zero), so the top layers are the frozen ones.
         """
@@ -162,7 +162,7 @@ class Examples:
         return other
 
     def cls_vectors(self) -> NDArray[np.float32]:
-        """[CLS] of each text, (n, hidden), of examples that `at_cls` or `with_cls` gave."""
+        """What the head reads of each text, (n, hidden), of what `at_cls` or `with_cls` gave."""
         kept = self.frozen()
         out = np.zeros((len(self), next(iter(kept.rows.values())).shape[2]), np.float32)
         for length, rows in kept.rows.items():

@@ -57,8 +57,17 @@ class PlainLoop:
             padding="longest",
             return_tensors="pt",
         )
-        cls = []
+        read = []
         for start in range(0, len(records), BATCH):
             batch = {name: ids[start : start + BATCH] for name, ids in tokens.items()}
-            cls.append(self._bert(**batch).last_hidden_state[:, 0].numpy())
-        return release_scores(self._head, np.concatenate(cls), wide)
+            read.append(self._read(batch).numpy())
+        return release_scores(self._head, np.concatenate(read), wide)
+
+    def _read(self, batch: dict[str, Any]) -> torch.Tensor:
+        weight = self._contract.model.mean_weight
+        out = self._bert(**batch, output_hidden_states=weight > 0)
+        read: torch.Tensor = out.last_hidden_state[:, 0]
+        if weight > 0:
+            own = batch["attention_mask"][:, :, None]
+            read = read + weight * (out.hidden_states[-2] * own).sum(1) / own.sum(1)
+        return read

@@ -10,7 +10,7 @@
     local_only    the better of two logistic regressions at each holder alone, without DP
     logistic      logistic regression over all holders' data, without DP
     gbm           gradient boosting over all holders' data, without DP
-    untuned       logistic regression on frozen BERT's [CLS] of all holders' texts, without DP
+    untuned       logistic regression on what the head reads of frozen BERT, without DP
     tfidf         logistic regression on TF-IDF of all holders' texts, without DP
 
 An arm that the contract has no use for gives None: one without what it would train, or that would

@@ -76,6 +76,8 @@ def _key(model: CreditModel, contract: Contract, rows: NDArray[np.intp], data_sh
         "layers": contract.model.layers,
         "bf16": model.bf16,
     }
+    if contract.model.mean_weight:
+        told["mean_weight"] = contract.model.mean_weight
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 

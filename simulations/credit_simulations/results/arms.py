@@ -38,8 +38,8 @@ MEANING = {
     "have, and the mark to come close to.",
     "logistic": "Logistic regression over all holders' data in one place, without DP.",
     "gbm": "Gradient-boosted trees over all holders' data in one place, without DP.",
-    "untuned": "Logistic regression on BERT's [CLS] of the text as BERT comes, over all holders' "
-    "data in one place, without DP.",
+    "untuned": "Logistic regression on what the head reads of the text, BERT as it comes, over all "
+    "holders' data in one place, without DP.",
     "tfidf": "Logistic regression on TF-IDF of the words that BERT reads, over all holders' data "
     "in one place, without DP.",
 }

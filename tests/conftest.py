@@ -12,11 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from credit_common.contract import Contract, parse_contract
 from credit_common.record import Record
 
 # torch and what needs it is imported in the fixtures: most tests do without.
+
+# A loaded machine may stand still for longer than Hypothesis' deadline of an example, and no run
+# may fail by its examples' luck: they are the same each time, others if HYPOTHESIS_PROFILE=random.
+settings.register_profile(
+    "same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.register_profile("random", settings.get_profile("same"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

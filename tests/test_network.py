@@ -683,7 +683,7 @@ def test_a_renewed_certificate_is_taken_up_by_a_running_holder(net):
         assert values(grid.send_and_receive([requests_to(node)], timeout=ENOUGH)) == [2.0]
         pem = renewed(net, "a")  # the old one is turned away from now on
         until(lambda: any("replaced by a newer one" in why for why in waits))
-        assert not grid._here()
+        until(lambda: not grid._here())
         message = requests_to(node)
         grid.push_messages([message])  # asked of a holder that is gone
         identity.certificate_path.write_bytes(pem[:200])  # half copied

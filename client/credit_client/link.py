@@ -22,6 +22,7 @@ from credit_client.identity import Identity, open_identity
 from credit_client.reach import is_loopback, why_unreachable
 from credit_client.waits import (
     CLOSE_SECONDS,
+    CONNECT_SECONDS,
     FIRST_WAIT_SECONDS,
     JOIN_SECONDS,
     LONGEST_WAIT_SECONDS,
@@ -94,7 +95,8 @@ class Link:
             # One backoff, in `work`: with gRPC's own behind it, attempts would fall into its waits.
             ("grpc.max_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
             ("grpc.initial_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
-            ("grpc.min_reconnect_backoff_ms", int(FIRST_WAIT_SECONDS * 1000)),
+            # By its name a wait, but the longest time that TCP, TLS and the first frames may take.
+            ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
         ]
         credentials = grpc.ssl_channel_credentials(
             root_certificates=bundle.ca_pem.encode(),

@@ -11,6 +11,8 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 """Between two attempts to connect; the wait doubles from the first to the longest, which is half of
 the contract's grace time at most: who asks more rarely than a round waits for it misses the round.
 """
+CONNECT_SECONDS = 2.0
+"""How long TCP, TLS and HTTP/2's first frames may take: several round trips of a slow line."""
 CLOSE_SECONDS = 2.0
 """How long a channel may take to close."""
 PROBE_SECONDS = 5.0

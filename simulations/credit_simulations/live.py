@@ -7,6 +7,7 @@
 Enrolment calls what the commands call, in one process, since one person plays all parts here.
 """
 
+import atexit
 import math
 import shutil
 import socket
@@ -144,9 +145,19 @@ def _command(package: str, home: Path, *more: str) -> list[str]:
 
 
 def _free_port() -> int:
-    """A port for the bundle: fixed before the start, so that all processes start at once."""
-    with socket.create_server((HOST, 0)) as free:
-        port: int = free.getsockname()[1]
+    """A port for the bundle: fixed before the start, so that all processes start at once.
+
+    On Linux a socket that never listens keeps it from whoever asks for any port; the coordinator,
+    which sets SO_REUSEADDR as this does, can listen beside it. Elsewhere it could not.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((HOST, 0))
+    port: int = held.getsockname()[1]
+    if sys.platform == "linux":
+        atexit.register(held.close)
+    else:
+        held.close()
     return port
 
 

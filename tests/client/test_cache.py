@@ -69,7 +69,7 @@ def test_the_file_is_the_owners_alone_and_as_large_as_was_reckoned(written):
 def test_nothing_that_was_written_can_be_found_in_the_file(written, rows):
     content = written[0].path.read_bytes()
     for row in rows:
-        assert not any(row[i : i + 4] in content for i in range(SIZE - 3))
+        assert not any(row[i : i + 8] in content for i in range(SIZE - 7))
 
 
 def test_equal_rows_do_not_look_equal(tmp_path):

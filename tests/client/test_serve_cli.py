@@ -49,11 +49,7 @@ class Command:
     def workers(self):
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [
-            int(child)
-            for child in children
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        return [int(child) for child in children if b"spawn_main" in _proc(child, "cmdline")]
 
     def figure(self, line):
         text = self.ask("GET", "/metrics", PROBE).text
@@ -200,7 +196,7 @@ def test_workers_end_when_their_supervisor_is_killed(made, command):
     serve.ready()
     (worker,) = serve.workers()
     serve.process.kill()
-    until(lambda: not Path(f"/proc/{worker}").exists() or _zombie(worker))
+    until(lambda: _ended(worker))
 
 
 @pytest.mark.slow
@@ -216,8 +212,17 @@ def test_what_only_a_worker_finds_out_is_one_line_too(made, command, tmp_path):
     ]
 
 
-def _zombie(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] == "Z"
+def _proc(pid, name):
+    """What /proc says of a process; nothing of one that is gone, or goes while it is read."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _ended(pid):
+    told = _proc(pid, "stat").rpartition(b")")[2].split()
+    return not told or told[0] == b"Z"
 
 
 def _refused(host, port):

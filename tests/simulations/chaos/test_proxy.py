@@ -146,10 +146,11 @@ def test_a_cut_line_is_silent_and_whole_again_when_it_is_healed(proxy: Proxy, ec
 
 
 def test_a_line_to_nobody_is_closed() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        nobody = f"127.0.0.1:{taken.getsockname()[1]}"
-    with Proxy(nobody, ["a"]) as proxy, connect(proxy, "a") as a:
-        assert is_closed(a)
+    with socket.socket() as silent:  # never listens, and keeps the port from others
+        silent.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{silent.getsockname()[1]}"
+        with Proxy(nobody, ["a"]) as proxy, connect(proxy, "a") as a:
+            assert is_closed(a)
 
 
 def test_the_end_closes_what_is_open(echo: Echo) -> None:

@@ -53,7 +53,8 @@ def test_lines_say_what_they_must(finished):
     for line in lines:
         assert line["data"] == "german"
         assert line["partition"] == "natural"
-        assert 0.3 < line["auc"] < 0.95
+        few = line["arm"] == "newcomers" and line["epsilon"] is not None  # hold-out users, noised
+        assert (0.0 if few else 0.3) < line["auc"] < 0.95
         assert 0 <= line["ks"] <= 1
         assert 0.1 < line["brier"] < 0.4
         assert set(line["in_holder"]) <= big

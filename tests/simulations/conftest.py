@@ -8,13 +8,14 @@ from credit_common.contract import parse_contract
 
 @pytest.fixture(scope="session")
 def subject_of(federation_file, model_for, records):
-    """What an audit looks at, on the tiny BERT: 60 users and four steps unless told."""
+    """What an audit looks at, on the tiny BERT: 60 users, four steps and one layer unless told."""
     from credit_client.training.examples import Examples
     from credit_common.privacy import mechanism_plan
     from credit_simulations.audited import Subject
 
-    def make(users=60, clip_norm=1.0, **schedule):
-        plain = parse_contract(federation_file(private=False))
+    def make(users=60, clip_norm=1.0, layers=1, **schedule):
+        text = federation_file(model={"layers": layers}, private=False)
+        plain = parse_contract(text)
         classes = (("audited", users),)
         privacy = dataclasses.replace(plain.privacy, size_classes=classes, clip_norm=clip_norm)
         contract = dataclasses.replace(plain, privacy=privacy)

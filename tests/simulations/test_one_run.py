@@ -212,7 +212,8 @@ def test_the_plan_of_a_claim_stays_within_it(subject_of):
 
 
 def test_a_sound_run_stands_and_broken_ones_are_caught(subject_of):
-    subject = subject_of(rounds=2, steps=4)
+    # Three layers: A has a number for each canary, where no user's own gradient hides it.
+    subject = subject_of(rounds=2, steps=4, layers=3)
     sound = canary_run(subject, 2.0, 600)
     assert sound.canaries == 600
     assert sound.lower_bound(DELTA) < 2.0

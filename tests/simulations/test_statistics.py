@@ -20,7 +20,6 @@ from credit_common.model import CreditModel
 from credit_common.privacy import mechanism_plan
 from credit_common.record import Record
 from credit_common.statistics import count_cells, quantile_edges
-from credit_common.text import wide_features
 from credit_simulations.arms import ARMS
 from credit_simulations.cli import main
 from credit_simulations.data import contract_path
@@ -165,13 +164,13 @@ def test_newcomers_are_scored_under_the_federations_edges(
     resolved = german.with_edges(result.edges)
     paths = newcomer_shards("german", 1, 100)
     shards = {name: read_shard(path, german) for name, path in paths.items()}
-    found = welcome(resolved, shards, CreditModel(german, None), result.adapter)
+    model = CreditModel(german, None)
+    found = welcome(resolved, shards, model, result.adapter)
     assert found.shops
     for shop in found.shops:
         records = [e.record for e in shards[shop.name].holdout]
-        rows = np.stack([wide_features(resolved, record) for record in records])
         labels = np.array([record.label for record in records])
-        scores = rows @ result.adapter["wide.weight"][0]
+        scores = score(model, Examples(model, resolved, records), result.adapter)[:, 0]
         better = (scores[labels == 1][:, None] > scores[labels == 0]).mean()
         ties = (scores[labels == 1][:, None] == scores[labels == 0]).mean()
         assert shop.auc == pytest.approx(better + ties / 2)

@@ -255,7 +255,7 @@ def tiny_bert(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_for():
-    """The model of a contract, made once."""
+    """The model of a contract in float32, whatever units the processor has, made once."""
     from credit_common.backbone import resolve_backbone
     from credit_common.model import CreditModel
 
@@ -264,7 +264,7 @@ def model_for():
     def make(contract: Contract) -> CreditModel:
         if contract.digest not in made:
             backbone = resolve_backbone(contract.model) if contract.model.reads_text else None
-            made[contract.digest] = CreditModel(contract, backbone)
+            made[contract.digest] = CreditModel(contract, backbone, precision="float32")
         return made[contract.digest]
 
     return make

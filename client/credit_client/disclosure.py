@@ -330,7 +330,9 @@ def _adapter_shapes(contract: Contract) -> Shapes | None:
             if model.factors != "ffa":
                 shapes[f"{name}.A"] = (model.rank, width)
     if "head" in model.train:
-        shapes |= {"head.weight": (outputs, width), "head.bias": (outputs,)}
+        shapes["head.weight"] = (outputs, width)
+        if model.head_bias:
+            shapes["head.bias"] = (outputs,)
     if "wide" in model.train:
         shapes["wide.weight"] = (outputs, wide_width(contract))
     return shapes

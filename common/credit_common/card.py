@@ -228,7 +228,7 @@ def code_block(contract: Contract) -> str:
             *_reading(spec.mean_weight),
             'centred = (read - head["reference"]) / np.linalg.norm(head["reference"])',
             'score = score + head["text_scale"] * centred @ head["head.weight"].T',
-            'score = score + head["head.bias"]',
+            *(['score = score + head["head.bias"]'] if spec.head_bias else []),
         ]
     if "wide" in spec.train:
         row = wide_features(contract, record)

@@ -257,9 +257,13 @@ def canonical(contract: Contract) -> bytes:
             del plain["training"][name]
     if plain["model"]["mean_weight"] == 0:
         del plain["model"]["mean_weight"]
+    if plain["model"]["head_bias"]:
+        del plain["model"]["head_bias"]
     for declared in plain["fields"]:
         if declared.get("quantiles", "") is None:
             del declared["quantiles"]
+        if declared.get("examples", True) == ():
+            del declared["examples"]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 

@@ -13,6 +13,7 @@ from credit_common.quantiles import Grid, Quantiles, grid_of
 
 EVENT_RANGE = (-1e12, 1e12)  # of an event's amount and of what is summed up from it
 AGGREGATIONS = ("sum", "count", "recency", "mean")
+MAX_EXAMPLES = 100  # of a text field, each read by BERT when a model is made
 
 
 def _template(where: str, text: str) -> None:
@@ -113,16 +114,27 @@ class CategoryField:
 
 @dataclass(frozen=True, kw_only=True)
 class TextField:
-    """Free text. Phone, card and identity numbers and e-mail addresses are masked in it."""
+    """Free text. Phone, card and identity numbers and e-mail addresses are masked in it.
+
+    Attributes:
+        examples: Made-up texts like those that people write, "" for none; public. What the head
+            reads of every text is taken less the mean of what it reads of them.
+    """
 
     name: str
     max_chars: int = 400
     text: str = "{}"
+    examples: tuple[str, ...] = ()
     kind: Literal["text"] = "text"
 
     def __post_init__(self) -> None:
         where = f"fields.{self.name}"
         require(1 <= self.max_chars <= 20_000, f"{where}.max_chars", self.max_chars, "1 to 20000")
+        found, most = len(self.examples), MAX_EXAMPLES
+        require(found <= most, f"{where}.examples", f"{found} texts", f"at most {most}")
+        longest = max(map(len, self.examples), default=0)
+        bound = f"at most max_chars = {self.max_chars}"
+        require(longest <= self.max_chars, f"{where}.examples", f"{longest} characters", bound)
         _template(f"{where}.text", self.text)
 
 

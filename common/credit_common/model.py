@@ -28,7 +28,7 @@ from credit_common.errors import BackboneError, WireError
 from credit_common.lora import Tap as Tap
 from credit_common.lora import factors, merge, schema_name, tapped, with_lora
 from credit_common.padding import bucket_length, padded
-from credit_common.text import reference_text, wide_width
+from credit_common.text import reference_texts, wide_width
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """An adapter: name -> float32 array, in `CreditModel.schema` order."""
@@ -47,8 +47,9 @@ class CreditModel(nn.Module):
     The score of a record is head(text) + wide(features) + offset, one logit (binary), logits by
     class, or a value in [0, 1] (regression). `text` is the [CLS] vector, plus the contract's
     mean_weight times the mean of the last layer's input tokens, less the same of the contract's
-    reference record, over the latter's norm: all records share most of the vector, and what they
-    share would only cost clipping. It is a public constant.
+    reference record (the mean of several where it has examples of its texts), over the latter's
+    norm: all records share most of the vector, and what they share would only cost clipping. It is
+    a public constant.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class CreditModel(nn.Module):
             self.bert = with_lora(bert, spec, generator) if self.trained_layers else bert
             hidden: int = bert.config.hidden_size
             self.hidden = hidden
-            self.head = nn.Linear(hidden, task.outputs)
+            self.head = nn.Linear(hidden, task.outputs, bias=spec.head_bias)
             with torch.no_grad():
                 self.head.weight.normal_(0.0, 0.02, generator=generator)
-                self.head.bias.zero_()
+                if spec.head_bias:
+                    self.head.bias.zero_()
         if "wide" in spec.train:
             self.wide = nn.Linear(wide_width(contract), task.outputs, bias=False)
             nn.init.zeros_(self.wide.weight)
@@ -108,15 +110,17 @@ class CreditModel(nn.Module):
         self._initial = {name: p.detach().clone() for name, p in self.trained()}
 
     def _reference(self, contract: Contract) -> Tensor:
-        tokens = self.tokens([reference_text(contract)])
-        ids, mask = self.padded(tokens, bucket_length(len(tokens[0]), contract.model.tokens))
-        with torch.no_grad():
-            return self.read(self.frozen(ids, mask), mask).detach()
+        read = []
+        for own in self.tokens(reference_texts(contract)):
+            ids, mask = self.padded([own], bucket_length(len(own), contract.model.tokens))
+            with torch.no_grad():
+                read.append(self.read(self.frozen(ids, mask), mask).detach())
+        return torch.stack(read).mean(0)
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """Trained tensors by short name, in a fixed order.
 
-        Names: lora.LAYER.TARGET.A and .B, head.weight, head.bias, wide.weight.
+        Names: lora.LAYER.TARGET.A and .B, head.weight, head.bias if there is one, wide.weight.
         """
         return self._trained
 

@@ -186,7 +186,7 @@ def release_scores(
 
         read = last_hidden_state[:, 0] + mean_weight * mean of hidden_states[-2] over its tokens
         features = (read - reference) / |reference| * text_scale
-        score = features @ head.weight.T + head.bias + wide @ wide.weight.T + offset
+        score = features @ head.weight.T [+ head.bias] + wide @ wide.weight.T + offset
 
     Args:
         head: The arrays of head.safetensors.
@@ -199,7 +199,8 @@ def release_scores(
     score: NDArray[Any] = head["offset"]
     if read is not None:
         features = (read - head["reference"]) / np.linalg.norm(head["reference"])
-        score = score + features * head["text_scale"] @ head["head.weight"].T + head["head.bias"]
+        score = score + features * head["text_scale"] @ head["head.weight"].T
+        score = score + head.get("head.bias", np.float32(0))
     if wide is not None:
         score = score + wide @ head["wide.weight"].T
     return score.astype(np.float32)
@@ -283,7 +284,9 @@ def _head(
     if contract.model.reads_text:
         hidden = tensors["reference"].size if "reference" in tensors else 0
         shapes |= {"reference": (hidden,), "text_scale": (1,)}
-        shapes |= {"head.weight": (outputs, hidden), "head.bias": (outputs,)}
+        shapes["head.weight"] = (outputs, hidden)
+        if contract.model.head_bias:
+            shapes["head.bias"] = (outputs,)
     if "wide" in contract.model.train:
         shapes["wide.weight"] = (outputs, wide_width(contract))
     shapes |= {f"{EDGES}{f.name}": (f.bins - 1,) for f in contract.federated_fields}

@@ -128,6 +128,9 @@ class Model:
             of the tokens that go into that layer; 0 for [CLS] alone.
         text_scale: Public factor on what the head reads of the text. Under one clip norm it sets
             how much of a user's gradient belongs to the text side.
+        head_bias: Whether the head has a constant of its own. Its gradient is a prediction's whole
+            error, most of a user's clip norm, for what the wide part's constant and the public
+            base rate say already.
         seed: Public seed of the initial weights.
     """
 
@@ -142,6 +145,7 @@ class Model:
     train: tuple[GroupName, ...] = ("lora", "head", "wide")
     mean_weight: float = 0.0
     text_scale: float = 1.0
+    head_bias: bool = True
     dropout: float = 0.0
     seed: int = 0
 

@@ -8,6 +8,7 @@ then at most the size of the prediction's error.
 
 import math
 from bisect import bisect_right
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -50,9 +51,18 @@ def reference_record(contract: Contract) -> Record:
     return Record(values=values, protected={}, label=None)
 
 
-def reference_text(contract: Contract) -> str:
-    """What BERT reads of the reference record."""
-    return record_text(contract, reference_record(contract))
+def reference_texts(contract: Contract) -> tuple[str, ...]:
+    """What BERT reads of the reference record: once, or with each example of its texts in turn.
+
+    The record has the i-th example of every text field; a field with fewer begins again.
+    """
+    base = reference_record(contract)
+    told = {f.name: f.examples for f in contract.fields if isinstance(f, TextField) and f.examples}
+    texts = []
+    for i in range(max(map(len, told.values()), default=1)):
+        said = {name: examples[i % len(examples)] or None for name, examples in told.items()}
+        texts.append(record_text(contract, replace(base, values={**base.values, **said})))
+    return tuple(texts)
 
 
 def wide_width(contract: Contract) -> int:

@@ -147,10 +147,12 @@ def test_each_gradient_is_autograds_of_a_batch_of_one(
 @pytest.mark.parametrize(
     "train", [("lora", "head", "wide"), ("lora", "head"), ("head", "wide"), ("wide",)]
 )
+@pytest.mark.parametrize("head_bias", [True, False])
 def test_each_gradient_is_autograds_whatever_the_task_and_the_groups(
-    variant, model_for, shaken, task, kind, train
+    variant, model_for, shaken, task, kind, train, head_bias
 ):
-    model = model_for(variant(task=task[kind], model={"train": train, "text_scale": 3.0}))
+    spec = {"train": train, "text_scale": 3.0, "head_bias": head_bias}
+    model = model_for(variant(task=task[kind], model=spec))
     model.load_adapter(shaken(model, scale=0.1))
     batch = some(model)
     assert furthest(filled(model, batch), by_autograd(model, batch)) < 1e-5

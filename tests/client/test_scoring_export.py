@@ -36,6 +36,7 @@ def labelled(contract, count=240):
         ({"train": ["lora", "head"], "factors": "ffa"}, {}),
         ({"train": ["wide"]}, {}),
         ({"layers": 2, "mean_weight": 2.5}, CLASSES),
+        ({"layers": 1, "head_bias": False}, {}),
     ],
 )
 def test_an_export_scores_as_the_reference_does(released, tmp_path, model, task):

@@ -81,6 +81,7 @@ def score_of(model, text, wide):
         ({"train": ["head", "wide"]}, {}),
         ({"layers": 2, "mean_weight": 2.5}, {}),
         ({"train": ["head"], "mean_weight": 2.5}, {}),
+        ({"layers": 1, "head_bias": False}, {}),
         ({"train": ["wide"]}, CLASSES),
     ],
 )

@@ -65,6 +65,17 @@ FIELD = 'name = "age"\nkind = "number"\nrange = [18, 100]\nedges = [25, 40, 60]'
         ('values = ["clerk", "driver"]', 'values = ["a", "a"]', ["fields.job.values", "repeated"]),
         ('text = "age {}"', 'text = "age"', ["fields.age.text", "{}"]),
         ("max_chars = 120", "max_chars = 0", ["fields.note.max_chars", "1 to 20000"]),
+        (
+            "max_chars = 120",
+            'max_chars = 3\nexamples = ["", "four"]',
+            ["fields.note.examples", "4 characters", "at most max_chars = 3"],
+        ),
+        (
+            "max_chars = 120",
+            f"examples = {['a'] * 101}",
+            ["fields.note.examples", "101 texts", "at most 100"],
+        ),
+        ("rank = 4", "rank = 4\nhead_bias = 0", ["model.head_bias"]),
         ("windows = [7, 30]", "windows = [30, 7]", ["fields.orders.windows", "increasing"]),
         ("mean = [5, 20]", "", ["fields.orders.edges.mean", "each aggregation"]),
         ("mean = [5, 20]", "mean = [20, 5]", ["fields.orders_mean_7d.edges", "increasing"]),
@@ -164,8 +175,8 @@ def test_the_digest_ignores_order_comments_and_spelling(contract_text: str) -> N
 
 def test_stating_a_default_changes_no_digest(contract_text: str, contract: Contract) -> None:
     stated = contract_text.replace(
-        "rank = 4", 'rank = 4\nalpha = 16\nfactors = "fedavg"\nmean_weight = 0'
-    )
+        "rank = 4", 'rank = 4\nalpha = 16\nfactors = "fedavg"\nmean_weight = 0\nhead_bias = true'
+    ).replace("max_chars = 120", "max_chars = 120\nexamples = []")
     plain = 'steps = 2\nupload = "float32"\nserver_learning_rate = 1\nserver_momentum = 0'
     plain += '\naggregation = "mean"\nbyzantine = 0'
     stated = stated.replace("steps = 2", plain)
@@ -181,6 +192,9 @@ def test_stating_a_default_changes_no_digest(contract_text: str, contract: Contr
         ("a public salt", "b public salt"),
         ("holdout = 0.25", "holdout = 0.26"),
         ("rank = 4", "rank = 5"),
+        ("rank = 4", "rank = 4\nhead_bias = false"),
+        ("max_chars = 120", 'max_chars = 120\nexamples = ["a"]'),
+        ("max_chars = 120", 'max_chars = 120\nexamples = [""]'),
         ("steps = 2", 'steps = 2\nupload = "bfloat16"'),
         ("steps = 2", 'steps = 2\nupload = "int8"'),
         ("steps = 2", "steps = 2\nserver_learning_rate = 0.5"),

@@ -219,7 +219,7 @@ def test_a_peft_file_with_a_changed_factor_is_told_apart(
 
 def test_fixed_factors_of_another_draw_are_loaded(federation_file, shaken):
     contract = parse_contract(federation_file(model={"factors": "ffa", "layers": 2}))
-    model = CreditModel(contract, resolve_backbone(contract.model))
+    model = CreditModel(contract, resolve_backbone(contract.model), precision="float32")
     adapter, drawn = shaken(model), model.fixed()
     assert len(drawn) == 4
     assert not set(drawn) & set(adapter)

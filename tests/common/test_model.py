@@ -8,7 +8,7 @@ from credit_common.backbone import resolve_backbone
 from credit_common.errors import BackboneError, WireError
 from credit_common.model import CreditModel, check_adapter
 from credit_common.sections import Model
-from credit_common.text import reference_text, wide_width
+from credit_common.text import reference_texts, wide_width
 
 TEXTS = [
     "age 31 income 22",
@@ -46,7 +46,7 @@ def model_of(backbone, variant):
     def make(**changes):
         key = str(sorted(changes.items()))
         if key not in made:
-            made[key] = CreditModel(variant(**changes), backbone)
+            made[key] = CreditModel(variant(**changes), backbone, precision="float32")
         model = made[key]
         model.load_adapter(model.initial_adapter())
         return model
@@ -204,7 +204,9 @@ def test_the_initial_adapter_is_the_contracts_alone(backbone, variant):
     for torch_seed, seed in ((1, 0), (2, 0), (1, 7)):
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed)
-            starts.append(CreditModel(variant(seed=seed), backbone).initial_adapter())
+            starts.append(
+                CreditModel(variant(seed=seed), backbone, precision="float32").initial_adapter()
+            )
     first, other_torch, other_seed = starts
     assert all(np.array_equal(first[name], other_torch[name]) for name in first)
     for name in ("lora.5.query.A", "lora.5.value.A", "head.weight"):
@@ -276,10 +278,47 @@ def test_the_text_side_alone_has_no_wide_weights(model_of):
 
 def test_the_reference_record_starts_at_the_base_rate(model_of, contract):
     model = model_of()
-    tokens = model.tokens([reference_text(contract)])
+    tokens = model.tokens(reference_texts(contract))
     ids, mask = model.padded(tokens, len(tokens[0]))
     score = model(model.frozen(ids, mask), mask, None)
     assert torch.sigmoid(score).item() == pytest.approx(0.2, abs=1e-4)
+
+
+def test_a_head_without_a_constant_is_the_same_but_for_it(model_of):
+    one, other = model_of(), model_of(head_bias=False)
+    assert set(one.schema()) - set(other.schema()) == {"head.bias"}
+    ids, mask = batch(one)
+    adapter = shake(one)
+    constant = adapter.pop("head.bias")
+    other.load_adapter(adapter)
+    wide = torch.rand(len(TEXTS), wide_width(one.contract))
+    with torch.no_grad():
+        left, right = (m(m.frozen(ids, mask), mask, wide).numpy() for m in (one, other))
+    assert np.abs(left - (right + constant)).max() < 1e-5
+    assert np.abs(constant).max() > 1e-3
+
+
+def test_examples_are_what_texts_are_measured_against(contract, backbone):
+    told = ["my roof leaks", "", "a car for my work"]
+    fields = tuple(
+        dataclasses.replace(f, examples=tuple(told)) if f.name == "note" else f
+        for f in contract.fields
+    )
+    known = dataclasses.replace(contract, fields=fields)
+    (alone,) = reference_texts(contract)
+    texts = reference_texts(known)
+    # The note stands before the orders, and an empty one says nothing.
+    start, end = alone.split(" orders", 1)
+    assert texts == (f"{start} {told[0]} orders{end}", alone, f"{start} {told[2]} orders{end}")
+    plain, model = (CreditModel(own, backbone, precision="float32") for own in (contract, known))
+    read = torch.stack([own_read(model, *batch(model, texts=[text]))[0] for text in texts])
+    assert torch.allclose(model.reference, read.mean(0)[None], atol=1e-5)
+    assert (model.reference - plain.reference).norm() > 0.05 * plain.reference.norm()
+    ids, mask = batch(model)
+    with torch.no_grad():
+        ours = model.text_features(model.frozen(ids, mask), mask)
+    expected = (own_read(model, ids, mask) - model.reference) / model.reference.norm()
+    assert torch.allclose(ours, expected, atol=1e-5)
 
 
 def test_text_scale_scales_the_heads_input(model_of):

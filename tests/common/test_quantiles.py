@@ -13,7 +13,7 @@ from credit_common.errors import ContractError
 from credit_common.quantiles import Grid, Quantiles
 from credit_common.text import (
     reference_record,
-    reference_text,
+    reference_texts,
     wide_features,
     wide_names,
     wide_width,
@@ -171,7 +171,7 @@ def test_the_reference_record_is_the_same_whatever_the_edges_are(federated: Cont
     resolved = federated.with_edges(EDGES)
     values = reference_record(federated).values
     assert values == reference_record(resolved).values
-    assert reference_text(federated) == reference_text(resolved)
+    assert reference_texts(federated) == reference_texts(resolved)
     assert values["age"] == pytest.approx(18 + 82 * 21 / 41)  # the grid's middle boundary
     assert values["income"] == pytest.approx(math.sinh(math.asinh(500) / 2), rel=1e-6)
 

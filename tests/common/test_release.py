@@ -33,6 +33,7 @@ LORA = {CONFIG_FILE, WEIGHTS_FILE}
 KINDS = [
     ({}, {}),
     ({"layers": 3, "text_scale": 2.5}, CLASSES),
+    ({"layers": 1, "head_bias": False}, {}),
     ({"layers": 2, "factors": "ffa"}, VALUE),
     ({"train": ["lora", "head"]}, {}),
     ({"train": ["head", "wide"]}, CLASSES),
@@ -439,7 +440,7 @@ def test_a_release_is_opened_without_torch(released):
 def test_the_models_reference_is_its_own_whatever_it_has_learnt(released, federation_file, shaken):
     """Made from the contract before anything is loaded, so a model reopened has the same one."""
     folder, own, _ = released({"factors": "ffa", "layers": 2})
-    again = CreditModel(own.contract, resolve_backbone(own.contract.model))
+    again = CreditModel(own.contract, resolve_backbone(own.contract.model), precision="float32")
     again.load_fixed({name: array * np.float32(3) for name, array in own.fixed().items()})
     again.load_adapter(shaken(again, seed=5))
     opened = open_release(folder)

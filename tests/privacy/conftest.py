@@ -222,7 +222,7 @@ def batch_norm_model(federation_file, tiny_bert):
     from credit_common.backbone import resolve_backbone
 
     contract = parse_contract(federation_file())
-    model = CreditModel(contract, resolve_backbone(contract.model))
+    model = CreditModel(contract, resolve_backbone(contract.model), precision="float32")
     norm = nn.BatchNorm1d(model.hidden).requires_grad_(False)
     text_features = model.text_features
     model.text_features = lambda *inputs: norm(text_features(*inputs))

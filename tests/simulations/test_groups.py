@@ -35,7 +35,7 @@ def asking(federation_file) -> Contract:
 
 @pytest.fixture(scope="module")
 def model(asking: Contract) -> CreditModel:
-    return CreditModel(asking, resolve_backbone(asking.model))
+    return CreditModel(asking, resolve_backbone(asking.model), precision="float32")
 
 
 @pytest.fixture(scope="module")

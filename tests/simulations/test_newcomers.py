@@ -108,7 +108,7 @@ def test_only_hold_out_texts_are_read_by_bert(
     shards: dict[str, Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contract = packaged_contract("german")
-    model = CreditModel(contract, resolve_backbone(contract.model))
+    model = CreditModel(contract, resolve_backbone(contract.model), precision="float32")
     read: list[str] = []
     tokens = model.tokens
     monkeypatch.setattr(model, "tokens", lambda texts: read.extend(texts) or tokens(texts))

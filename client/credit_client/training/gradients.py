@@ -49,7 +49,8 @@ def fill_grad_samples(
         if "head.weight" in trained:
             assert cls is not None
             trained["head.weight"].grad_sample = torch.einsum("no,nx->nox", d_scores, cls.float())
-            trained["head.bias"].grad_sample = d_scores
+            if "head.bias" in trained:
+                trained["head.bias"].grad_sample = d_scores
         if "wide.weight" in trained:
             assert batch.wide is not None
             trained["wide.weight"].grad_sample = torch.einsum("no,nx->nox", d_scores, batch.wide)

@@ -82,8 +82,8 @@ def _key(model: CreditModel, contract: Contract, rows: NDArray[np.intp], data_sh
 
 
 def _said(field: Field) -> dict[str, object]:
-    """A field without its bins, which no text tells."""
-    return {k: v for k, v in asdict(field).items() if k not in ("edges", "quantiles")}
+    """A field without its bins and examples, which no text tells."""
+    return {k: v for k, v in asdict(field).items() if k not in ("edges", "quantiles", "examples")}
 
 
 def _write(folder: Path, whole: Frozen, cls: Frozen) -> None:

@@ -201,6 +201,8 @@ class Run:
     def _again(self, name: str) -> None:
         """Start what was killed, as its operator would."""
         self._down.discard(name)
+        if self.trace.of(name, "done"):
+            return  # it was killed between its last word and its end
         if name != SERVER:
             if name not in self.trace.left_out:
                 self._start(name)

@@ -111,7 +111,7 @@ class CreditModel(nn.Module):
 
     def _reference(self, contract: Contract) -> Tensor:
         read = []
-        for own in self.tokens(reference_texts(contract)):
+        for own in self.tokens(list(reference_texts(contract))):
             ids, mask = self.padded([own], bucket_length(len(own), contract.model.tokens))
             with torch.no_grad():
                 read.append(self.read(self.frozen(ids, mask), mask).detach())

@@ -37,7 +37,7 @@ def of(contract):
 @pytest.mark.parametrize(
     "model",
     [{}, {"factors": "ffa", "layers": 2}, {"targets": ("value",), "train": ("lora", "head")},
-     {"train": ("head", "wide")}, {"train": ("wide",)}],
+     {"train": ("head", "wide")}, {"train": ("wide",)}, {"head_bias": False}],
 )  # fmt: skip
 def test_the_arrays_that_are_told_are_those_of_the_models_schema(
     variant, model_for, task, kind, model
@@ -61,7 +61,7 @@ def test_the_arrays_that_are_told_are_those_of_the_models_schema(
 @pytest.mark.parametrize(
     "model",
     [{}, {"factors": "ffa", "layers": 2}, {"targets": ("value",), "train": ("lora", "head")},
-     {"train": ("head", "wide")}, {"train": ("wide",)}, {"rank": 3}],
+     {"train": ("head", "wide")}, {"train": ("wide",)}, {"rank": 3}, {"head_bias": False}],
 )  # fmt: skip
 def test_a_training_answer_has_the_size_of_the_models_upload(
     variant, model_for, task, kind, model, upload

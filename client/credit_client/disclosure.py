@@ -357,7 +357,8 @@ def _groups(contract: Contract) -> tuple[str, ...]:
         )
     if "head" in model.train:
         scores = "the score" if outputs == 1 else f"{outputs} scores"
-        groups.append(f"head: 2 arrays, from what BERT reads to {scores}")
+        own = "2 arrays" if model.head_bias else "1 array"
+        groups.append(f"head: {own}, from what BERT reads to {scores}")
     if "wide" in model.train:
         groups.append(
             f"wide: 1 array, {outputs} x {wide_width(contract)} weights of numbers and "

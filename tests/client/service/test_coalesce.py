@@ -145,8 +145,8 @@ def test_a_batch_of_the_release_before_goes_on_while_single_records_come(contrac
             single, done = [], 0
             old.go.set()
             while not large.done():
-                single.append(asyncio.create_task(own.score(after, some(len(single)))))
-                assert len(single) < 10_000
+                if sum(not one.done() for one in single) < 100:  # or the queue's end comes first
+                    single.append(asyncio.create_task(own.score(after, some(len(single)))))
                 await asyncio.sleep(0)
             done = sum(len(pass_) for pass_ in new.passes)
             assert numbers(await large) == [2.0 * i for i in range(5 * BESIDE)]

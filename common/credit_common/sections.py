@@ -129,8 +129,9 @@ class Model:
         text_scale: Public factor on what the head reads of the text. Under one clip norm it sets
             how much of a user's gradient belongs to the text side.
         head_bias: Whether the head has a constant of its own. Its gradient is a prediction's whole
-            error, most of a user's clip norm, for what the wide part's constant and the public
-            base rate say already.
+            error, as much of the clip norm as the text takes, for what the wide part's constant
+            and the public base rate say already. Classes and values have no base rate: without
+            the wide part they need it.
         seed: Public seed of the initial weights.
     """
 
